@@ -1,0 +1,1 @@
+"""Metrics and verdicts: reads activations and trained models, never trains."""

@@ -1,0 +1,1 @@
+"""The language-model side: site names, model loading, capture, activation shards."""

@@ -1,0 +1,1 @@
+"""Stages, runs and the command line: composes hookpoints, saes and eval."""

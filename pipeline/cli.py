@@ -1,0 +1,110 @@
+"""The command line. No logic here: it reads the study, calls a stage and prints one clear error if that fails."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="dipole",
+    help="Which sparse autoencoder, at which width, on which hookpoint, and how sure are we?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Study = Annotated[Path, typer.Argument(metavar="CONFIG", help="Study file, for example configs/demo.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a.b=c", help="Override a value of the study; may be given several times."),
+]
+_STAGES = ("harvest", "train", "eval", "report")
+
+
+@app.command()
+def harvest(config: Study, set_: Overrides = None) -> None:
+    """Write the model's activations to safetensors shards."""
+    _run(config, set_, ["harvest"])
+
+
+@app.command()
+def train(config: Study, set_: Overrides = None) -> None:
+    """Train every SAE of the study that is not trained yet."""
+    _run(config, set_, ["train"])
+
+
+@app.command(name="eval")
+def evaluate(config: Study, set_: Overrides = None) -> None:
+    """Measure every SAE on held-out documents: eval.csv."""
+    _run(config, set_, ["eval"])
+
+
+@app.command()
+def report(config: Study, set_: Overrides = None) -> None:
+    """Write report.html with fronts, verdicts and tables."""
+    _run(config, set_, ["report"])
+
+
+@app.command()
+def run(config: Study, set_: Overrides = None) -> None:
+    """All stages in order; what is complete is skipped."""
+    _run(config, set_, list(_STAGES))
+
+
+@app.command(name="config")
+def show_config(config: Study, set_: Overrides = None) -> None:
+    """Print the resolved study and what it will cost; runs nothing."""
+
+    def show() -> None:
+        from pipeline.costs import describe_costs, estimate_costs
+        from pipeline.study_file import load_study, study_yaml
+
+        study = load_study(config, set_ or [])
+        print(study_yaml(study))
+        for name, value in describe_costs(study, estimate_costs(study)):
+            print(f"# {name + ':':22}{value}")
+
+    _readably(show)
+
+
+def _run(path: Path, overrides: list[str] | None, names: list[str]) -> None:
+    def work() -> None:
+        from pipeline.study_file import load_study
+
+        study = load_study(path, overrides or [])
+        from pipeline.stages import run_stages  # after validation: importing torch takes seconds
+        from pipeline.summary import print_summary
+
+        directory = run_stages(study, names)
+        if names[-1] == "report":
+            print_summary(directory)
+
+    _readably(work)
+
+
+def _readably(work: Callable[[], None]) -> None:
+    """Errors that a person can act on are one message; DIPOLE_TRACEBACK=1 shows where they came from."""
+    if os.environ.get("DIPOLE_TRACEBACK") == "1":
+        work()
+        return
+    try:
+        work()
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        interrupted_by = getattr(error, "signal_number", None)
+        raise SystemExit(2 if interrupted_by is None else 128 + interrupted_by) from None
+    except KeyboardInterrupt:
+        print("interrupted; what is complete is kept, the same command continues", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def main() -> None:
+    """Entry point of the ``dipole`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""One function per stage: read artifacts, write artifacts. Each makes what is missing and leaves the rest alone."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from eval.metrics import evaluate
+from eval.report import Provenance, ReportFiles, write_report
+from hookpoints.batches import ShardBatches
+from hookpoints.files import read_json, write_atomically, write_json
+from hookpoints.harvest import harvest, is_complete
+from hookpoints.models import load_model, model_id, resolve_device
+from hookpoints.shards import ActivationDataset
+from pipeline.config import RunConfig, SAESpec
+from pipeline.memory import peak_memory_bytes, reset_peak_memory
+from pipeline.progress import Display, duration, progress, say
+from pipeline.run_dir import RunDirectory, append_line, exclusive, open_run
+from pipeline.study_file import study_yaml
+from pipeline.trainer import Checkpoints, fit
+from saes.io import is_saved, read_sae, save_sae
+from saes.learner import SAELearner
+
+_EVALUATION = "eval.json"
+
+
+def harvest_stage(config: RunConfig, run: RunDirectory) -> None:
+    """Text -> activation shards."""
+    folder = config.activations_path
+    if is_complete(folder):
+        _check_same_harvest(config, folder)
+        say(f"harvest: complete in {folder}")
+        return
+    with exclusive(folder):
+        say(f"harvest: loading {model_id(config.model)}")
+        language_model = load_model(config.model)
+        device = language_model.model.device
+        say(f"harvest: {language_model.model_id} in {language_model.model.dtype} on {device}, into {folder}")
+        with progress("harvest", config.harvest.n_tokens, "tokens") as display:
+            for state in harvest(language_model, config.corpus, config.harvest, folder):
+                display.set_total(state.total_tokens)
+                display.update(state.n_tokens, f"{state.n_bytes / 1e6:,.0f} MB")
+    manifest = read_json(folder / "manifest.json")
+    n_rows = manifest["n_rows"]
+    say(f"harvest: {n_rows['train']:,} training and {n_rows['held_out']:,} held-out rows from {manifest['n_tokens']:,} tokens")
+    if manifest["n_tokens"] < 0.98 * config.harvest.n_tokens:
+        say(f"harvest: the corpus ended before the {config.harvest.n_tokens:,} tokens asked for")
+
+
+def train_stage(config: RunConfig, run: RunDirectory) -> None:
+    """Activation shards -> SAE folders."""
+    dataset = ActivationDataset(config.activations_path)
+    specs = config.specs(dataset.hook_names)
+    n_steps = config.train.n_steps
+    with progress("train", len(specs) * n_steps, "steps") as display:
+        for number, spec in enumerate(specs):
+            if not is_saved(run.sae_folder(spec.sae_id)):
+                _train_one(config, run, dataset, spec, display, number * n_steps)
+            display.update((number + 1) * n_steps, f"{number + 1} of {len(specs)} SAEs")
+    say(f"train: {len(specs)} SAEs in {run.path / 'saes'}")
+
+
+def _train_one(
+    config: RunConfig, run: RunDirectory, dataset: ActivationDataset, spec: SAESpec, display: Display, steps_before: int
+) -> None:
+    train = config.train
+    learner = make_learner(config, dataset, spec)
+    batches = ShardBatches(dataset, spec.hook_name, batch_size=train.batch_size, seed=train.data_seed)
+    checkpoint = run.checkpoint_path(spec.sae_id)
+    is_first_record = True
+    for record in fit(learner, batches, steps=train.n_steps, checkpoints=Checkpoints(checkpoint, train.checkpoint_every)):
+        if is_first_record:
+            run.forget_metrics_after(spec.sae_id, record.step - 1)
+            is_first_record = False
+        if record.step % train.log_every == 0 or record.step == train.n_steps:
+            append_line(run.metrics_path, {"sae_id": spec.sae_id, "step": record.step, **record.metrics})
+        metrics = record.metrics
+        display.update(
+            steps_before + record.step,
+            f"{spec.sae_id}: loss {metrics['loss']:.1f}, L0 {metrics['l0']:.1f}, dead {metrics['dead_fraction']:.3f}",
+        )
+    save_sae(run.sae_folder(spec.sae_id), learner.trained_sae(), _metadata(config, dataset, spec, learner))
+    checkpoint.unlink(missing_ok=True)
+
+
+def make_learner(config: RunConfig, dataset: ActivationDataset, spec: SAESpec) -> SAELearner:
+    """The learner of one SAE of the study, at step 0."""
+    statistics = dataset.statistics(spec.hook_name)
+    return SAELearner(
+        spec.sae_config(dataset.d_in(spec.hook_name)),
+        spec.learner_config(config.train.learner),
+        sparsity_coefficient=spec.sparsity_coefficient,
+        n_steps=config.train.n_steps,
+        seed=spec.seed,
+        mean=statistics.mean,
+        scale=statistics.scale,
+        device=resolve_device(config.train.device),
+    )
+
+
+def _metadata(config: RunConfig, dataset: ActivationDataset, spec: SAESpec, learner: SAELearner) -> dict[str, Any]:
+    manifest = dataset.manifest
+    return {
+        "sae_id": spec.sae_id,
+        "study": config.name,
+        "hook_name": spec.hook_name,
+        "model": manifest["model"],
+        "revision": manifest["revision"],
+        "model_hash": manifest["model_hash"],
+        "corpus": manifest["corpus"],
+        "context_length": manifest["harvest"]["context_length"],
+        "prepend_bos": manifest["harvest"]["prepend_bos"],
+        "norm_bound": manifest["hooks"][spec.hook_name]["norm_bound"],
+        "sparsity_coefficient": spec.sparsity_coefficient,
+        "seed": spec.seed,
+        "n_steps": config.train.n_steps,
+        "batch_size": config.train.batch_size,
+        "training_scale": learner.scale,
+        "n_dead_resets": learner.n_dead_resets,
+        "learner": asdict(learner.config),
+    }
+
+
+def eval_stage(config: RunConfig, run: RunDirectory) -> None:
+    """SAE folders -> eval.csv, one row per SAE."""
+    dataset = ActivationDataset(config.activations_path)
+    specs = config.specs(dataset.hook_names)
+    missing = [spec.sae_id for spec in specs if not is_saved(run.sae_folder(spec.sae_id))]
+    if missing:
+        raise ValueError(f"{len(missing)} of {len(specs)} SAEs are not trained yet ({missing[0]}, ...); run dipole train first")
+    device = resolve_device(config.eval.device)
+    with progress("eval", len(specs), "SAEs") as display:
+        for number, spec in enumerate(specs):
+            path = run.sae_folder(spec.sae_id) / _EVALUATION
+            if not path.exists():
+                sae = read_sae(run.sae_folder(spec.sae_id), device).sae
+                evaluation = evaluate(sae, dataset, spec.hook_name, min_fires=config.eval.min_fires)
+                write_json(path, {name: None if value != value else value for name, value in evaluation._asdict().items()})
+            display.update(number + 1, spec.sae_id)
+    table = pd.DataFrame([_row(run, spec) for spec in specs])
+    write_atomically(run.eval_csv, lambda path: table.to_csv(path, index=False))
+    say(f"eval: {run.eval_csv}")
+
+
+def _row(run: RunDirectory, spec: SAESpec) -> dict[str, Any]:
+    saved = read_sae(run.sae_folder(spec.sae_id))
+    cfg, metadata = saved.sae.cfg, saved.metadata
+    return {
+        "sae_id": spec.sae_id,
+        "architecture": cfg.architecture,
+        "d_in": cfg.d_in,
+        "d_sae": cfg.d_sae,
+        "n_params": cfg.n_params,
+        "hook_name": spec.hook_name,
+        "seed": spec.seed,
+        "sparsity_coefficient": spec.sparsity_coefficient,
+        **read_json(run.sae_folder(spec.sae_id) / _EVALUATION),
+        "tying": cfg.tying,
+        "one_sided": cfg.one_sided,
+        "auxiliary_loss": metadata["learner"]["auxiliary_loss"],
+        "threshold_init": metadata["learner"]["threshold_init"],
+        "n_dead_resets": metadata["n_dead_resets"],
+        "n_steps": metadata["n_steps"],
+    }
+
+
+def report_stage(config: RunConfig, run: RunDirectory) -> ReportFiles:
+    """eval.csv -> report.html, verdicts.csv, plots."""
+    if not run.eval_csv.exists():
+        raise ValueError(f"{run.eval_csv} does not exist; run dipole eval first")
+    dataset = ActivationDataset(config.activations_path)
+    provenance = Provenance(config.name, study_yaml(config), dataset.manifest, run.environment(), run.stage_records())
+    files = write_report(run.path, pd.read_csv(run.eval_csv), provenance)
+    say(f"report: {files.html}")
+    return files
+
+
+STAGES: dict[str, Callable[[RunConfig, RunDirectory], object]] = {
+    "harvest": harvest_stage,
+    "train": train_stage,
+    "eval": eval_stage,
+    "report": report_stage,
+}
+
+
+def run_stages(config: RunConfig, names: Sequence[str]) -> RunDirectory:
+    """Run stages in order inside the locked run directory; each one's time and peak memory go to stages.jsonl."""
+    with open_run(config) as run:
+        for name in names:
+            reset_peak_memory()
+            started = time.monotonic()
+            STAGES[name](config, run)
+            seconds = time.monotonic() - started
+            peak = peak_memory_bytes()
+            run.append_stage({"stage": name, "seconds": round(seconds, 2), "peak_memory_bytes": peak, "torch": torch.__version__})
+            say(f"{name}: done in {duration(seconds)}, peak memory {peak / 1e9:.2f} GB")
+    return run
+
+
+def _check_same_harvest(config: RunConfig, folder: Path) -> None:
+    """Activations shared between studies must be the ones this study describes."""
+    manifest = read_json(folder / "manifest.json")
+    given = {
+        "corpus_config": config.corpus.model_dump(mode="json"),
+        "harvest": config.harvest.model_dump(mode="json"),
+    }
+    differing = [name for name, value in given.items() if manifest[name] != value]
+    if manifest["model"] != model_id(config.model):
+        differing.append("model")
+    if differing:
+        raise ValueError(
+            f"{folder} holds activations of another harvest (it differs in {', '.join(differing)}); "
+            "set activations to another folder, or delete it"
+        )
+

@@ -1,0 +1,191 @@
+"""Reading a study's YAML: all errors at once, each with file, line, dotted path, what is allowed and a near match."""
+
+import difflib
+import re
+import types
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config import RunConfig
+
+Location = tuple[str | int, ...]
+
+
+class ConfigError(ValueError):
+    """The study file cannot be used; the message lists every problem."""
+
+
+class _Source(NamedTuple):
+    file: Path
+    lines: dict[Location, int]
+    overrides: dict[Location, str]
+
+    def of(self, location: Location) -> str:
+        """Where a value (or the nearest thing around it) was written."""
+        for end in range(len(location), -1, -1):
+            if location[:end] in self.overrides:
+                return f"--set {self.overrides[location[:end]]}"
+            if location[:end] in self.lines:
+                return f"{self.file}:{self.lines[location[:end]]}"
+        return str(self.file)
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read, override (``a.b=c``) and validate a study. Raises ConfigError listing every problem."""
+    data, source = _read(path, overrides)
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        problems = [_describe(problem, data, source) for problem in error.errors()]
+        raise ConfigError(f"{len(problems)} problem(s) in the study:\n" + "\n".join(f"  {p}" for p in problems)) from None
+
+
+def study_yaml(config: RunConfig) -> str:
+    """The resolved study, every default spelled out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
+
+
+def _read(path: Path, overrides: Sequence[str]) -> tuple[Any, _Source]:
+    try:
+        text = path.read_text(encoding="utf8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); give a study file such as configs/demo.yaml") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(data, dict):
+        found = "nothing" if data is None else f"a {type(data).__name__}"
+        raise ConfigError(f"{path}: a study is a mapping of keys to values (name: ..., model: ...), this file holds {found}")
+    lines: dict[Location, int] = {}
+    duplicates = list(_note_lines(node, (), lines))
+    if duplicates:
+        raise ConfigError("\n".join(f"{path}:{line}: key {key!r} is given twice" for key, line in duplicates))
+    return data, _Source(path, lines, {_apply(data, text): text for text in overrides})
+
+
+def _note_lines(node: Any, location: Location, lines: dict[Location, int]) -> Iterable[tuple[str, int]]:
+    """Fill ``lines``; yields keys that a mapping holds twice."""
+    lines.setdefault(location, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                yield key.value, line
+            seen.add(key.value)
+            lines[(*location, key.value)] = line
+            yield from _note_lines(value, (*location, key.value), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _note_lines(value, (*location, index), lines)
+
+
+def _apply(data: Any, override: str) -> Location:
+    """Put one ``a.b=c`` into ``data``; returns its location."""
+    dotted, equals, value = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"--set {override}: write it as key.key=value, for example --set train.n_steps=100")
+    location: Location = tuple(int(part) if part.isdigit() else part for part in dotted.split("."))
+    target = data
+    try:
+        for part in location[:-1]:
+            target = target.setdefault(part, {}) if isinstance(target, dict) else target[part]
+        target[location[-1]] = yaml.safe_load(value)
+    except (TypeError, IndexError, AttributeError):
+        raise ConfigError(f"--set {override}: {dotted} is no place in this study") from None
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: {value!r} is not valid YAML") from None
+    return location
+
+
+def _describe(problem: Any, data: Any, source: _Source) -> str:
+    location = _without_tags(problem["loc"], data)
+    dotted = ".".join(map(str, location)) or "study"
+    return f"{source.of(location)}: {dotted}: {_explain(problem, location)}"
+
+
+def _explain(problem: Any, location: Location) -> str:
+    kind, given = problem["type"], problem["input"]
+    if kind == "extra_forbidden":
+        allowed = _keys_at(RunConfig, problem["loc"][:-1])
+        return f"unknown key{_near(str(location[-1]), allowed)}; allowed are {', '.join(sorted(allowed))}"
+    if kind == "missing":
+        return "is missing and has no default"
+    if kind == "literal_error" or kind == "union_tag_invalid":
+        expected = problem["ctx"].get("expected") or problem["ctx"]["expected_tags"]
+        allowed = re.findall(r"'([^']+)'", expected)
+        value = problem["ctx"].get("tag", given)
+        return f"is {value!r}{_near(str(value), allowed)}; allowed are {', '.join(allowed)}"
+    if kind in ("model_source", "corpus_source"):
+        allowed = problem["ctx"]["allowed"].split(", ")
+        keys = list(given) if isinstance(given, dict) else []
+        near = "".join({_near(str(key), allowed) for key in keys if key not in allowed})
+        return f"{problem['msg']}{near}; given are {', '.join(map(str, keys)) or repr(given)}"
+    shown = "" if isinstance(given, dict | list) else f" (given: {given!r})"
+    return problem["msg"].removeprefix("Value error, ") + shown
+
+
+def _near(given: str, allowed: Iterable[str]) -> str:
+    match = difflib.get_close_matches(given, list(allowed), n=1)
+    return f", did you mean {match[0]}?" if match else ""
+
+
+def _without_tags(location: Location, data: Any) -> Location:
+    """A pydantic location names the union member chosen; the file does not."""
+    kept: list[str | int] = []
+    here = data
+    for position, part in enumerate(location):
+        inside = _step(here, part)
+        is_last = position == len(location) - 1
+        if isinstance(here, dict) and not is_last and not isinstance(inside, dict | list):
+            continue
+        kept.append(part)
+        here = inside
+    return tuple(kept)
+
+
+def _step(here: Any, part: str | int) -> Any:
+    if isinstance(here, dict):
+        return here.get(part)
+    return here[part] if isinstance(here, list) and isinstance(part, int) and part < len(here) else None
+
+
+def _keys_at(kind: Any, location: Location) -> list[str]:
+    """Keys that the schema allows at a pydantic location."""
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return _keys_at(get_args(kind)[0], location)
+    if origin is list:
+        return _keys_at(get_args(kind)[0], location[1:])
+    if origin in (Union, types.UnionType):
+        return _keys_at(_member(get_args(kind), location[0]), location[1:])
+    inside = _annotations(kind)
+    return _keys_at(inside[str(location[0])], location[1:]) if location else list(inside)
+
+
+def _annotations(kind: Any) -> dict[str, Any]:
+    if is_dataclass(kind):
+        return {field.name: field.type for field in fields(kind)}
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: Annotated[field.annotation, 0] for name, field in kind.model_fields.items()}
+    return {}
+
+
+def _member(members: Sequence[Any], tag: str | int) -> Any:
+    """The member of a union that a tag names: by its own key, or by the literal of its ``architecture``."""
+    for member in members:
+        bare = get_args(member)[0] if get_origin(member) is Annotated else member
+        annotations = _annotations(bare)
+        literal = get_args(annotations.get("architecture"))[:1]
+        if tag in annotations or (literal and tag in get_args(literal[0])):
+            return bare
+    return members[0]

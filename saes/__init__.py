@@ -1,0 +1,1 @@
+"""Gated and sign-aware gated sparse autoencoders: architecture, objective, exact gradients, learner."""

@@ -1,0 +1,48 @@
+"""The nonlinearity of a gated SAE, one-sided or two-sided, as a pure function of the encoder product."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Sides(NamedTuple):
+    """Per-latent vectors of the positive side (row 0) and the negative side (last row).
+
+    One row serves both sides when they are tied, or when the SAE has no negative side.
+    """
+
+    threshold: Tensor
+    """theta, ``[1 or 2, d_sae]``: a side is open where z (or -z) exceeds it."""
+    log_gain: Tensor
+    """r, ``[1 or 2, d_sae]``."""
+    bias: Tensor
+    """b, ``[1 or 2, d_sae]``."""
+
+
+def bi_jump_relu(z: Tensor, threshold: Tensor, log_gain: Tensor, bias: Tensor) -> Tensor:
+    """Signed latents f of a sign-aware gated SAE (method section 4).
+
+    f = 1[z > theta+] relu(exp(r+) z + b+) - 1[-z > theta-] relu(-exp(r-) z + b-)
+
+    With r = b = 0 this is Bi-Jump-ReLU, BJ(z; t+, t-) = z 1[z > t+] + z 1[z < -t-]. At a jump the latent is 0.
+
+    Args:
+        z: ``[..., d_sae]``, the encoder product W_enc (x - b_dec).
+        threshold, log_gain, bias: ``[1 or 2, d_sae]`` as in `Sides`.
+    """
+    return jump_relu(z, threshold[0], log_gain[0], bias[0]) - jump_relu(-z, threshold[-1], log_gain[-1], bias[-1])
+
+
+def jump_relu(z: Tensor, threshold: Tensor, log_gain: Tensor, bias: Tensor) -> Tensor:
+    """One side: 1[z > theta] relu(exp(r) z + b), all ``[..., d_sae]`` (Gated SAE with theta = -b_gate)."""
+    return torch.where(z > threshold, torch.relu(log_gain.exp() * z + bias), 0.0)
+
+
+def signed_gate(z: Tensor, threshold: Tensor, *, two_sided: bool) -> Tensor:
+    """q = p+ - p-, with p+ = relu(z - theta+) and p- = relu(-z - theta-): the soft-thresholded auxiliary path.
+
+    The supports of p+ and p- are disjoint when theta >= 0, so sum(p+ + p-) = sum|q|. One-sided: q = p+ >= 0.
+    """
+    positive = torch.relu(z - threshold[0])
+    return positive - torch.relu(-z - threshold[-1]) if two_sided else positive

@@ -1,0 +1,43 @@
+"""Where gates start, and where dead ones are put back (method section 5; our choice, the same for both architectures)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from saes.sae import SAE
+
+
+@torch.no_grad()
+def firing_quantile(z: Tensor, firing_fraction: float, *, two_sided: bool) -> Tensor:
+    """Per latent, the threshold that |z| (one-sided: z) exceeds on about ``firing_fraction`` of the rows of ``z``.
+
+    Args:
+        z: ``[batch, n_latents]``.
+
+    Returns:
+        ``[n_latents]``: the smallest of the ``ceil(firing_fraction * batch)`` + 1 largest values, so that as many exceed it.
+    """
+    values = z.abs() if two_sided else z
+    n_firing = min(max(1, math.ceil(firing_fraction * len(values))), len(values) - 1)
+    return values.topk(n_firing + 1, dim=0).values[-1]
+
+
+@torch.no_grad()
+def calibrate(sae: SAE, x: Tensor, init_l0: float, latents: Tensor | None = None) -> None:
+    """Set thresholds so that each latent fires on ``init_l0 / d_sae`` of the rows of ``x [batch, d_in]``.
+
+    ``latents``: indices to set; all by default.
+    """
+    chosen = torch.arange(sae.cfg.d_sae, device=x.device) if latents is None else latents
+    z = (x - sae.b_dec) @ sae.W_enc[:, chosen]
+    sae.threshold[:, chosen] = firing_quantile(z, init_l0 / sae.cfg.d_sae, two_sided=sae.cfg.two_sided)
+    project(sae)
+
+
+@torch.no_grad()
+def project(sae: SAE) -> None:
+    """Back onto the constraints: unit decoder rows; theta >= 0 for the sign-aware family."""
+    sae.W_dec /= sae.W_dec.norm(dim=1, keepdim=True).clamp_min(torch.finfo(sae.W_dec.dtype).tiny)
+    if sae.cfg.architecture == "sa_gated":
+        sae.threshold.clamp_min_(0)
