@@ -1,6 +1,6 @@
 """Grouping an evaluation table into families (one curve each) and their sweeps."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,14 +38,14 @@ def families(table: pd.DataFrame) -> list[Family]:
     found: list[Family] = []
     for hook_name, of_hook in table.groupby("hook_name", sort=False):
         for _, rows in of_hook.groupby(FAMILY_COLUMNS, sort=False, dropna=False):
-            first = rows.iloc[0]
+            first: dict[str, Any] = {str(name): value for name, value in rows.iloc[0].items()}
             label = family_label(first, of_hook)
             ordered = rows.sort_values(["sparsity_coefficient", "seed"])
             found.append(Family(str(hook_name), str(first["architecture"]), label, int(first["n_params"]), ordered))
     return found
 
 
-def family_label(row: pd.Series, table: pd.DataFrame) -> str:
+def family_label(row: dict[str, Any], table: pd.DataFrame) -> str:
     """``SA-GSAE 1152``, with tying and ablations where the study varies them or they are not the default."""
     parts = [_ARCHITECTURE_NAMES[row["architecture"]], str(int(row["d_sae"]))]
     if row["architecture"] == "sa_gated":

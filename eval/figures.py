@@ -1,6 +1,5 @@
 """The figures of a report: interactive ones (plotly) for the page, static ones (matplotlib) for a paper."""
 
-
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
@@ -48,7 +47,7 @@ def band(family: Family, column: str) -> Band:
     """Seed mean and range of a column at each lambda."""
     grouped = family.rows.groupby("sparsity_coefficient")
     frame = grouped.agg(l0=("l0", "mean"), mean=(column, "mean"), low=(column, "min"), high=(column, "max"))
-    frame = frame[frame["l0"] > 0].sort_values("l0")
+    frame = frame.query("l0 > 0").sort_values(by="l0")
     return Band(
         *(frame[name].to_numpy(dtype=np.float64) for name in ("l0", "mean", "low", "high")),
         coefficients=frame.index.to_numpy(dtype=np.float64),
@@ -63,7 +62,7 @@ def interactive_figure(families: list[Family], quantity: Quantity) -> "go.Figure
     for number, family in enumerate(families):
         curve = band(family, quantity.column)
         colour = _COLOURS[number % len(_COLOURS)]
-        if family.rows["seed"].nunique() > 1:
+        if len(set(family.rows["seed"])) > 1:
             figure.add_scatter(
                 x=np.concatenate([curve.l0, curve.l0[::-1]]),
                 y=np.concatenate([curve.high, curve.low[::-1]]),

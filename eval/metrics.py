@@ -196,5 +196,7 @@ def held_out_rows(
     """Pieces of the held-out rows ``[n, d_in]`` with ``[n]`` bool that marks norm outliers."""
     for index in dataset.shards("held_out"):
         rows = dataset.read(hook_name, index)
-        for x, is_outlier in zip(rows.activations.split(_ROWS_PER_STEP), rows.is_outlier.split(_ROWS_PER_STEP), strict=True):
+        for x, is_outlier in zip(
+            rows.activations.split(_ROWS_PER_STEP), rows.is_outlier.split(_ROWS_PER_STEP), strict=True
+        ):
             yield x.to(device), is_outlier.to(device)

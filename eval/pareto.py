@@ -65,7 +65,7 @@ class Dominance(NamedTuple):
         return self.minimum > 0
 
 
-def pareto_front(l0: Array, r_squared: Array) -> Array:
+def pareto_front(l0: Array, r_squared: Array) -> NDArray[np.int64]:
     """Indices, by ascending L0, of the points that no other point beats (lower or equal L0 and higher R2)."""
     order = np.lexsort((-r_squared, l0))
     kept, best = [], -np.inf

@@ -54,8 +54,15 @@ def write_report(folder: Path, table: pd.DataFrame, provenance: Provenance) -> R
         for quantity in QUANTITIES
     ]
     sections = [
-        Section("Verdicts", verdicts=verdicts or [Verdict("", ["The study holds no pair of a sign-aware and a Gated family."])]),
-        Section("Fronts", note="Lines join the seed means; a band spans the lowest and highest seed.", panels=panels),
+        Section(
+            "Verdicts",
+            verdicts=verdicts or [Verdict("", ["The study holds no pair of a sign-aware and a Gated family."])],
+        ),
+        Section(
+            "Fronts",
+            note="Lines join the seed means; a band spans the lowest and highest seed.",
+            panels=panels,
+        ),
         Section("SAEs", note=_COLUMN_NOTE, table=table),
         Section("Activations", facts=_activation_facts(provenance.manifest)),
         Section("Run", facts=_run_facts(provenance)),
@@ -92,9 +99,18 @@ def _activation_facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     facts = [
         ("Model", f"{manifest['model']} ({manifest['revision']}), computed in {manifest['model_dtype']}"),
         ("Model hash", manifest["model_hash"]),
-        ("Corpus", f"{manifest['corpus']}, {manifest['n_documents']:,} documents read, {manifest['n_tokens']:,} tokens"),
-        ("Rows", f"{manifest['n_rows']['train']:,} for training, {manifest['n_rows']['held_out']:,} held out"),
-        ("Rows dropped", f"{dropped['first_position']:,} first positions, {dropped['special_tokens']:,} special tokens"),
+        (
+            "Corpus",
+            f"{manifest['corpus']}, {manifest['n_documents']:,} documents read, {manifest['n_tokens']:,} tokens",
+        ),
+        (
+            "Rows",
+            f"{manifest['n_rows']['train']:,} for training, {manifest['n_rows']['held_out']:,} held out",
+        ),
+        (
+            "Rows dropped",
+            f"{dropped['first_position']:,} first positions, {dropped['special_tokens']:,} special tokens",
+        ),
     ]
     n_rows = sum(manifest["n_rows"].values())
     for name, hook in manifest["hooks"].items():

@@ -53,11 +53,16 @@ def sentences(comparison: Comparison) -> list[str]:
     share = comparison.a.n_params / comparison.b.n_params
     said = [f"{a} has {comparison.a.n_params:,} parameters, {share:.2f} times the {comparison.b.n_params:,} of {b}."]
     if comparison.dominance is None:
-        return [*said, f"{a} and {b} share no range of L0, so their fronts cannot be compared; widen the lambda sweep."]
+        return [
+            *said,
+            f"{a} and {b} share no range of L0, so their fronts cannot be compared; widen the lambda sweep.",
+        ]
     said.append(_dominance_sentence(a, b, comparison.dominance))
     said.append(_interval_sentence(comparison.dominance))
     if comparison.r_squared_matched is None:
-        said.append(f"L0 = {MATCHED_L0:g} lies outside the L0 range that both fronts cover, so no value is given there.")
+        said.append(
+            f"L0 = {MATCHED_L0:g} lies outside the L0 range that both fronts cover, so no value is given there."
+        )
     else:
         at_a, at_b = comparison.r_squared_matched
         said.append(f"At matched L0 = {MATCHED_L0:g}, R² is {at_a:.4f} against {at_b:.4f} ({at_a - at_b:+.4f}).")

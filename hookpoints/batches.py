@@ -72,4 +72,3 @@ class ShardBatches:
             kept = rows.activations if not rows.is_outlier.any() else rows.activations[~rows.is_outlier]
             self._loaded = (shard, kept)
         return self._loaded[1]
-

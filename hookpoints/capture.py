@@ -5,6 +5,7 @@ tests. Every hooked tensor is the one the model computes, not a copy.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ _SECOND_NORM_NAMES = ("post_attention_layernorm", "ln_2", "ffn_norm", "norm_2")
 _PARALLEL_FLAGS = ("use_parallel_residual", "parallel_attn", "new_decoder_architecture")
 
 
-class _Stop(Exception):  # noqa: N818 (a signal, not an error)
+class _Stop(Exception):
     """Raised inside the forward pass once every hook has fired."""
 
 
@@ -85,7 +86,9 @@ class ActivationCapture:
         for handle in self._handles:
             handle.remove()
 
-    def run(self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None) -> dict[str, Tensor]:
+    def run(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Activations of every hookpoint for ``input_ids [batch, context]``: ``{hook_name: [batch, context, d_in]}``.
 
         ``attention_mask`` is additive and four-dimensional ``[batch, 1, context, context]``, in the model's dtype;
@@ -93,10 +96,8 @@ class ActivationCapture:
         """
         self._captured = {}
         extra = {} if attention_mask is None else {"attention_mask": attention_mask, "position_ids": position_ids}
-        try:
+        with suppress(_Stop):
             self._body(input_ids=input_ids, use_cache=False, **extra)
-        except _Stop:
-            pass
         captured, self._captured = self._captured, {}
         return {name: captured[name] for name in self._names}
 
@@ -111,9 +112,13 @@ class ActivationCapture:
             case "resid_post":
                 return block.module.register_forward_hook(self._on_output(hookpoint.name))
             case "attn_out":
-                return self._require(block.attention_out, hookpoint, block).register_forward_hook(self._on_output(hookpoint.name))
+                return self._require(block.attention_out, hookpoint, block).register_forward_hook(
+                    self._on_output(hookpoint.name)
+                )
             case "mlp_out":
-                return self._require(block.mlp_out, hookpoint, block).register_forward_hook(self._on_output(hookpoint.name))
+                return self._require(block.mlp_out, hookpoint, block).register_forward_hook(
+                    self._on_output(hookpoint.name)
+                )
 
     def _require(self, module: nn.Module | None, hookpoint: Hookpoint, block: Block) -> nn.Module:
         if module is not None:
@@ -124,7 +129,9 @@ class ActivationCapture:
                 "use resid_pre, resid_post, attn_out or mlp_out"
             )
         parts = ", ".join(name for name, _ in block.module.named_children())
-        raise ValueError(f"{hookpoint.site} cannot be found in {type(self._model).__name__}, whose blocks have: {parts}")
+        raise ValueError(
+            f"{hookpoint.site} cannot be found in {type(self._model).__name__}, whose blocks have: {parts}"
+        )
 
     def _on_input(self, name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -80,7 +80,10 @@ def build_contexts(
     n_documents = 0
     partial = {split: folder / f"{split}.bin{TEMPORARY_SUFFIX}" for split in SPLITS}
     with partial["train"].open("wb") as train, partial["held_out"].open("wb") as held_out:
-        packers = {"train": _Packer(train, context_length, bos), "held_out": _Packer(held_out, context_length, bos)}
+        packers = {
+            "train": _Packer(train, context_length, bos),
+            "held_out": _Packer(held_out, context_length, bos),
+        }
         for text, tokens in _tokenised(documents, tokenizer):
             document_digest = hashlib.sha256(text.encode("utf8")).digest()
             digest.update(document_digest)
@@ -90,7 +93,7 @@ def build_contexts(
             n_documents += 1
             if all(packers[name].n_contexts >= wanted[name] for name in SPLITS):
                 break
-    n_contexts = {split: min(packers[split].n_contexts, wanted[split]) for split in SPLITS}
+    n_contexts: dict[Split, int] = {split: min(packers[split].n_contexts, wanted[split]) for split in SPLITS}
     _check_not_empty(n_contexts, n_documents, context_length)
     for split in SPLITS:
         with partial[split].open("rb+") as handle:
@@ -107,7 +110,9 @@ def read_contexts(folder: Path, split: Split, start: int, stop: int, context_len
     offset = start * context_length * TOKEN_DTYPE.itemsize
     rows = np.fromfile(folder / f"{split}.bin", dtype=TOKEN_DTYPE, count=n_tokens, offset=offset)
     if len(rows) != n_tokens:
-        raise ValueError(f"{folder / f'{split}.bin'} is shorter than its contexts.json says; delete the folder {folder}")
+        raise ValueError(
+            f"{folder / f'{split}.bin'} is shorter than its contexts.json says; delete the folder {folder}"
+        )
     rows = rows.reshape(stop - start, context_length)
     return Contexts(
         torch.from_numpy(rows["token_id"].astype(np.int64)),
@@ -150,7 +155,11 @@ class _Packer:
             start += len(piece)
             token_ids = piece if self._bos is None else [self._bos, *piece]
             slots = self._context[self._filled : self._filled + len(token_ids)]
-            slots["token_id"], slots["position"], slots["document"] = token_ids, np.arange(len(token_ids)), document
+            slots["token_id"], slots["position"], slots["document"] = (
+                token_ids,
+                np.arange(len(token_ids)),
+                document,
+            )
             self._filled += len(token_ids)
             if self._filled == len(self._context):
                 self._handle.write(self._context.tobytes())
@@ -161,7 +170,9 @@ class _Packer:
 def _tokenised(documents: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> Iterator[tuple[str, list[int]]]:
     stream = iter(documents)
     while texts := list(islice(stream, _DOCUMENTS_PER_TOKENIZER_CALL)):
-        token_lists = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        token_lists = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)[
+            "input_ids"
+        ]
         yield from zip(texts, token_lists, strict=True)  # pyright: ignore[reportReturnType]
 
 
@@ -173,7 +184,9 @@ def _split_of(document_digest: bytes, held_out_fraction: float, seed: int) -> Sp
 
 def _bos(tokenizer: "PreTrainedTokenizerBase") -> int:
     if tokenizer.bos_token_id is None:
-        raise ValueError(f"harvest.prepend_bos: the tokenizer {tokenizer.name_or_path} has no BOS token; set it to false")
+        raise ValueError(
+            f"harvest.prepend_bos: the tokenizer {tokenizer.name_or_path} has no BOS token; set it to false"
+        )
     return int(tokenizer.bos_token_id)  # pyright: ignore[reportArgumentType]
 
 

@@ -13,7 +13,16 @@ from hookpoints.schema import Schema
 
 _SUFFIXES = (".txt", ".jsonl", ".parquet")
 _READ_CHARACTERS = 1 << 20
-_NOT_DOCUMENTATION = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__", "pydoc_data"}
+_NOT_DOCUMENTATION = {
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "__pycache__",
+    "pydoc_data",
+}
 
 
 class EmbeddedCorpus(Schema):
@@ -56,7 +65,9 @@ def _corpus_tag(value: Any) -> str | None:
 
 
 CorpusConfig = Annotated[
-    Annotated[EmbeddedCorpus, Tag("embedded")] | Annotated[HubCorpus, Tag("hub")] | Annotated[FilesCorpus, Tag("files")],
+    Annotated[EmbeddedCorpus, Tag("embedded")]
+    | Annotated[HubCorpus, Tag("hub")]
+    | Annotated[FilesCorpus, Tag("files")],
     Discriminator(
         _corpus_tag,
         custom_error_type="corpus_source",
@@ -125,12 +136,20 @@ def _hub_documents(config: HubCorpus) -> Iterator[str]:
     name = corpus_id(config)
     try:
         rows = datasets.load_dataset(
-            config.hub, config.config, split=config.split, revision=config.revision, streaming=config.streaming
+            config.hub,
+            config.config,
+            split=config.split,
+            revision=config.revision,
+            streaming=config.streaming,
         )
     except ConnectionError as error:
         raise ConnectionError(f"corpus {name}: {_hub_problem()}") from error
     except (OSError, ValueError) as error:
-        if type(error).__name__ in ("DatasetNotFoundError", "OfflineModeIsEnabled", "LocalEntryNotFoundError"):
+        if type(error).__name__ in (
+            "DatasetNotFoundError",
+            "OfflineModeIsEnabled",
+            "LocalEntryNotFoundError",
+        ):
             raise ConnectionError(f"corpus {name} was not found: {error}. {_hub_problem()}") from error
         raise ValueError(f"corpus {name} cannot be read: {str(error).splitlines()[0]}") from error
     for number, row in enumerate(rows):

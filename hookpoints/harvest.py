@@ -15,7 +15,15 @@ from pydantic import Field
 from torch import Tensor
 
 from hookpoints.capture import ActivationCapture
-from hookpoints.contexts import SPLITS, TOKEN_DTYPE, ContextCounts, Split, build_contexts, read_contexts, separating_mask
+from hookpoints.contexts import (
+    SPLITS,
+    TOKEN_DTYPE,
+    ContextCounts,
+    Split,
+    build_contexts,
+    read_contexts,
+    separating_mask,
+)
 from hookpoints.corpus import EmbeddedCorpus, FilesCorpus, HubCorpus, corpus_id, documents
 from hookpoints.files import read_json, remove_partial_files, write_json
 from hookpoints.models import LanguageModel, content_hash, tokenizer_hash
@@ -101,7 +109,7 @@ class Progress(NamedTuple):
 
 
 class _Shard(NamedTuple):
-    index: int
+    number: int
     split: Split
     start: int
     stop: int
@@ -147,7 +155,7 @@ def harvest(
     )
     shards = _plan(config, counts)
     yield from _make_missing(language_model, config, folder, hookpoints, shards)
-    records = [read_json(_record_path(folder, shard.index)) for shard in shards]
+    records = [read_json(_record_path(folder, shard.number)) for shard in shards]
     write_json(folder / MANIFEST, _manifest(read_json(folder / IDENTITY), config, hookpoints, counts, records))
 
 
@@ -161,8 +169,11 @@ def is_complete(folder: Path) -> bool:
 
 def _plan(config: HarvestConfig, counts: ContextCounts) -> list[_Shard]:
     step = config.shard_contexts
-    ranges = [(s, start, min(start + step, counts.of(s))) for s in SPLITS for start in range(0, counts.of(s), step)]
-    return [_Shard(index, split, start, stop) for index, (split, start, stop) in enumerate(ranges)]
+    starts: list[tuple[Split, int]] = [(split, start) for split in SPLITS for start in range(0, counts.of(split), step)]
+    return [
+        _Shard(number, split, start, min(start + step, counts.of(split)))
+        for number, (split, start) in enumerate(starts)
+    ]
 
 
 def _make_missing(
@@ -179,15 +190,19 @@ def _make_missing(
     with ActivationCapture(language_model.model, hookpoints) as capture, ThreadPoolExecutor(1) as writer:
         for shard in shards:
             shard_tokens = (shard.stop - shard.start) * config.context_length
-            if not _shard_is_complete(folder, shard.index):
+            if not _shard_is_complete(folder, shard.number):
                 batches: list[_Raw] = []
                 for batch in _capture_shard(language_model, config, capture, folder, shard):
                     batches.append(batch)
-                    yield Progress(done_tokens + len(batches) * config.batch_contexts * config.context_length, total, done_bytes)
+                    yield Progress(
+                        done_tokens + len(batches) * config.batch_contexts * config.context_length,
+                        total,
+                        done_bytes,
+                    )
                 if pending is not None:
                     pending.result()
                 pending = writer.submit(_finish_shard, config, folder, names, shard, batches)
-                if shard.index == 0:  # its median norm is every later shard's reference
+                if shard.number == 0:  # its median norm is every later shard's reference
                     pending.result()
             done_tokens += shard_tokens
             done_bytes += shard_tokens * sum(bytes_per_row(language_model.d_model, config.dtype) for _ in names)
@@ -197,7 +212,11 @@ def _make_missing(
 
 
 def _capture_shard(
-    language_model: LanguageModel, config: HarvestConfig, capture: ActivationCapture, folder: Path, shard: _Shard
+    language_model: LanguageModel,
+    config: HarvestConfig,
+    capture: ActivationCapture,
+    folder: Path,
+    shard: _Shard,
 ) -> Iterator[_Raw]:
     model = language_model.model
     special = torch.tensor(sorted(language_model.tokenizer.all_special_ids), dtype=torch.int64)
@@ -208,8 +227,12 @@ def _capture_shard(
         mask = separating_mask(positions, model.dtype)
         with torch.inference_mode():
             captured = capture.run(contexts.input_ids.to(model.device), mask, None if mask is None else positions)
-        is_first = contexts.position_ids == 0 if config.drop_first_position else torch.zeros_like(contexts.position_ids).bool()
-        is_special = torch.isin(contexts.input_ids, special) if config.drop_special_tokens else torch.zeros_like(is_first)
+        is_first = (
+            contexts.position_ids == 0 if config.drop_first_position else torch.zeros_like(contexts.position_ids).bool()
+        )
+        is_special = (
+            torch.isin(contexts.input_ids, special) if config.drop_special_tokens else torch.zeros_like(is_first)
+        )
         keep = ~(is_first | is_special)
         sequence = torch.arange(start, stop, dtype=torch.int32)[:, None].expand_as(keep)
         yield _Raw(
@@ -228,21 +251,23 @@ def _finish_shard(config: HarvestConfig, folder: Path, names: list[str], shard: 
     """Shuffle, filter, measure, store; the record comes last and makes the shard count."""
     tokens = {key: torch.cat([batch.tokens[key] for batch in batches]) for key in batches[0].tokens}
     n_rows = len(tokens["token_ids"])
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + shard.index)
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + shard.number)
     order = torch.randperm(n_rows, generator=generator)
-    checksums = {TOKENS: write_shard(shard_path(folder, TOKENS, shard.index), {k: v[order] for k, v in tokens.items()})}
+    checksums = {
+        TOKENS: write_shard(shard_path(folder, TOKENS, shard.number), {k: v[order] for k, v in tokens.items()})
+    }
     hooks: dict[str, Any] = {}
     for name in names:
         rows = torch.cat([batch.activations.pop(name) for batch in batches])[order]
-        bound = None if shard.index == 0 else read_json(_record_path(folder, 0))["hooks"][name]["norm_bound"]
-        hooks[name], stored = _measure(rows, config, bound, f"{name}, {shard_name(shard.index)}")
-        checksums[name] = write_shard(shard_path(folder, name, shard.index), stored)
+        bound = None if shard.number == 0 else read_json(_record_path(folder, 0))["hooks"][name]["norm_bound"]
+        hooks[name], stored = _measure(rows, config, bound, f"{name}, {shard_name(shard.number)}")
+        checksums[name] = write_shard(shard_path(folder, name, shard.number), stored)
     n_dropped = {key: sum(batch.n_dropped[key] for batch in batches) for key in batches[0].n_dropped}
-    sizes = {part: shard_path(folder, part, shard.index).stat().st_size for part in checksums}
+    sizes = {part: shard_path(folder, part, shard.number).stat().st_size for part in checksums}
     record = {
         "split": shard.split, "n_rows": n_rows, "n_dropped": n_dropped, "sha256": checksums, "bytes": sizes, "hooks": hooks,
     }  # fmt: skip
-    write_json(_record_path(folder, shard.index), record)
+    write_json(_record_path(folder, shard.number), record)
 
 
 def _measure(
@@ -268,7 +293,9 @@ def _measure(
         exact = rows[chunk].double()
         kept_sum += exact[~is_outlier[chunk]].sum(dim=0)
         if config.dtype == "int8" or stored["activations"].dtype != rows.dtype:
-            squared_error += float((decode_rows({k: v[chunk] for k, v in stored.items()}).double() - exact).pow(2).sum())
+            squared_error += float(
+                (decode_rows({k: v[chunk] for k, v in stored.items()}).double() - exact).pow(2).sum()
+            )
     kept_norms = norms[~is_outlier].double()
     statistics = {
         "norm_bound": norm_bound,
@@ -330,7 +357,10 @@ def _hook_entry(name: str, train: list[dict[str, Any]], records: list[dict[str, 
 
 
 def _check_identity(
-    language_model: LanguageModel, corpus: EmbeddedCorpus | HubCorpus | FilesCorpus, config: HarvestConfig, folder: Path
+    language_model: LanguageModel,
+    corpus: EmbeddedCorpus | HubCorpus | FilesCorpus,
+    config: HarvestConfig,
+    folder: Path,
 ) -> None:
     """Shards of another model, corpus or setting are never mixed in."""
     identity = {
@@ -377,5 +407,3 @@ def _shard_is_complete(folder: Path, index: int) -> bool:
     sizes: dict[str, int] = read_json(path)["bytes"]
     files = {part: shard_path(folder, part, index) for part in sizes}
     return all(file.is_file() and file.stat().st_size == sizes[part] for part, file in files.items())
-
-

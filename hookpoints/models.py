@@ -64,9 +64,7 @@ def _model_tag(value: Any) -> str | None:
 
 
 ModelConfig = Annotated[
-    Annotated[EmbeddedModel, Tag("embedded")]
-    | Annotated[HubModel, Tag("hub")]
-    | Annotated[LocalModel, Tag("local")],
+    Annotated[EmbeddedModel, Tag("embedded")] | Annotated[HubModel, Tag("hub")] | Annotated[LocalModel, Tag("local")],
     Discriminator(
         _model_tag,
         custom_error_type="model_source",
@@ -166,7 +164,7 @@ def load_model(config: EmbeddedModel | HubModel | LocalModel) -> LanguageModel:
         model = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, **weight_options)
     model.eval().requires_grad_(False)
     try:
-        model.to(device)
+        model.to(device=device)  # pyright: ignore[reportCallIssue]
     except torch.cuda.OutOfMemoryError as error:
         raise MemoryError(f"{model_id(config)} does not fit on {device}: {_MEMORY_WAYS_OUT}") from error
     revision = getattr(model.config, "_commit_hash", None) or getattr(config, "revision", "local")
@@ -186,7 +184,10 @@ def content_hash(language_model: LanguageModel) -> str:
 
 def tokenizer_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
     """SHA-256 over the whole tokenizer definition (of a slow tokenizer: its vocabulary)."""
-    definition = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else str(sorted(tokenizer.get_vocab().items()))
+    if tokenizer.is_fast:
+        definition = tokenizer.backend_tokenizer.to_str()  # pyright: ignore
+    else:
+        definition = str(sorted(tokenizer.get_vocab().items()))
     return hashlib.sha256(definition.encode("utf8")).hexdigest()
 
 

@@ -100,7 +100,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing; run dipole harvest again: it makes what is missing") from error
     except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or corrupted ({error}); delete it and run dipole harvest again") from error
+        raise ValueError(
+            f"{path} is truncated or corrupted ({error}); delete it and run dipole harvest again"
+        ) from error
 
 
 class ActivationDataset:

@@ -61,7 +61,13 @@ def describe_costs(config: RunConfig, costs: Costs) -> list[tuple[str, str]]:
         ("model", f"{costs.model_params / 1e6:,.0f} M parameters, d_in {costs.d_in}"),
         ("tokens", f"{costs.n_tokens:,}"),
         ("activations on disk", f"{costs.disk_bytes / 1e9:,.2f} GB at most ({config.harvest.dtype})"),
-        ("SAEs", f"{costs.n_saes}, {costs.sae_params / 1e6:,.1f} M parameters in all, {costs.sae_bytes / 1e9:,.2f} GB"),
-        ("steps", f"{costs.n_steps:,} ({config.train.n_steps:,} per SAE), {costs.epochs:.1f} passes over the training rows"),
+        (
+            "SAEs",
+            f"{costs.n_saes}, {costs.sae_params / 1e6:,.1f} M parameters in all, {costs.sae_bytes / 1e9:,.2f} GB",
+        ),
+        (
+            "steps",
+            f"{costs.n_steps:,} ({config.train.n_steps:,} per SAE), {costs.epochs:.1f} passes over the training rows",
+        ),
         ("encoder products", f"{costs.encoder_product_flops:.2e} floating-point operations"),
     ]

@@ -88,7 +88,12 @@ class _BarDisplay(Display):
 
     def update(self, done: int, note: str = "") -> None:
         self._meter.update(done)
-        self._bar.update(self._task, completed=done, total=self._meter.total, text=self._meter.text() + (f" | {note}" if note else ""))
+        self._bar.update(
+            self._task,
+            completed=done,
+            total=self._meter.total,
+            text=self._meter.text() + (f" | {note}" if note else ""),
+        )
 
     def stop(self) -> None:
         self._bar.stop()

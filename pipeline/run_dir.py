@@ -17,7 +17,16 @@ from hookpoints.files import read_json, write_json, write_text
 from pipeline.config import RunConfig
 from pipeline.study_file import study_yaml
 
-_PACKAGES = ("dipole", "torch", "transformers", "transformer-lens", "datasets", "safetensors", "numpy", "pandas")
+_PACKAGES = (
+    "dipole",
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "datasets",
+    "safetensors",
+    "numpy",
+    "pandas",
+)
 
 
 class RunDirectory:
@@ -156,7 +165,12 @@ def _commit() -> str:
     here = Path(__file__).parent
     try:
         shown = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=True, timeout=10
+            ["git", "describe", "--always", "--dirty"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"

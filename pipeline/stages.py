@@ -46,7 +46,9 @@ def harvest_stage(config: RunConfig, run: RunDirectory) -> None:
                 display.update(state.n_tokens, f"{state.n_bytes / 1e6:,.0f} MB")
     manifest = read_json(folder / "manifest.json")
     n_rows = manifest["n_rows"]
-    say(f"harvest: {n_rows['train']:,} training and {n_rows['held_out']:,} held-out rows from {manifest['n_tokens']:,} tokens")
+    say(
+        f"harvest: {n_rows['train']:,} training and {n_rows['held_out']:,} held-out rows from {manifest['n_tokens']:,} tokens"
+    )
     if manifest["n_tokens"] < 0.98 * config.harvest.n_tokens:
         say(f"harvest: the corpus ended before the {config.harvest.n_tokens:,} tokens asked for")
 
@@ -65,14 +67,21 @@ def train_stage(config: RunConfig, run: RunDirectory) -> None:
 
 
 def _train_one(
-    config: RunConfig, run: RunDirectory, dataset: ActivationDataset, spec: SAESpec, display: Display, steps_before: int
+    config: RunConfig,
+    run: RunDirectory,
+    dataset: ActivationDataset,
+    spec: SAESpec,
+    display: Display,
+    steps_before: int,
 ) -> None:
     train = config.train
     learner = make_learner(config, dataset, spec)
     batches = ShardBatches(dataset, spec.hook_name, batch_size=train.batch_size, seed=train.data_seed)
     checkpoint = run.checkpoint_path(spec.sae_id)
     is_first_record = True
-    for record in fit(learner, batches, steps=train.n_steps, checkpoints=Checkpoints(checkpoint, train.checkpoint_every)):
+    for record in fit(
+        learner, batches, steps=train.n_steps, checkpoints=Checkpoints(checkpoint, train.checkpoint_every)
+    ):
         if is_first_record:
             run.forget_metrics_after(spec.sae_id, record.step - 1)
             is_first_record = False
@@ -131,7 +140,9 @@ def eval_stage(config: RunConfig, run: RunDirectory) -> None:
     specs = config.specs(dataset.hook_names)
     missing = [spec.sae_id for spec in specs if not is_saved(run.sae_folder(spec.sae_id))]
     if missing:
-        raise ValueError(f"{len(missing)} of {len(specs)} SAEs are not trained yet ({missing[0]}, ...); run dipole train first")
+        raise ValueError(
+            f"{len(missing)} of {len(specs)} SAEs are not trained yet ({missing[0]}, ...); run dipole train first"
+        )
     device = resolve_device(config.eval.device)
     with progress("eval", len(specs), "SAEs") as display:
         for number, spec in enumerate(specs):
@@ -139,7 +150,10 @@ def eval_stage(config: RunConfig, run: RunDirectory) -> None:
             if not path.exists():
                 sae = read_sae(run.sae_folder(spec.sae_id), device).sae
                 evaluation = evaluate(sae, dataset, spec.hook_name, min_fires=config.eval.min_fires)
-                write_json(path, {name: None if value != value else value for name, value in evaluation._asdict().items()})
+                write_json(
+                    path,
+                    {name: None if value != value else value for name, value in evaluation._asdict().items()},
+                )
             display.update(number + 1, spec.sae_id)
     table = pd.DataFrame([_row(run, spec) for spec in specs])
     write_atomically(run.eval_csv, lambda path: table.to_csv(path, index=False))
@@ -196,7 +210,14 @@ def run_stages(config: RunConfig, names: Sequence[str]) -> RunDirectory:
             STAGES[name](config, run)
             seconds = time.monotonic() - started
             peak = peak_memory_bytes()
-            run.append_stage({"stage": name, "seconds": round(seconds, 2), "peak_memory_bytes": peak, "torch": torch.__version__})
+            run.append_stage(
+                {
+                    "stage": name,
+                    "seconds": round(seconds, 2),
+                    "peak_memory_bytes": peak,
+                    "torch": torch.__version__,
+                }
+            )
             say(f"{name}: done in {duration(seconds)}, peak memory {peak / 1e9:.2f} GB")
     return run
 
@@ -216,4 +237,3 @@ def _check_same_harvest(config: RunConfig, folder: Path) -> None:
             f"{folder} holds activations of another harvest (it differs in {', '.join(differing)}); "
             "set activations to another folder, or delete it"
         )
-

@@ -42,7 +42,9 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         return RunConfig.model_validate(data)
     except ValidationError as error:
         problems = [_describe(problem, data, source) for problem in error.errors()]
-        raise ConfigError(f"{len(problems)} problem(s) in the study:\n" + "\n".join(f"  {p}" for p in problems)) from None
+        raise ConfigError(
+            f"{len(problems)} problem(s) in the study:\n" + "\n".join(f"  {p}" for p in problems)
+        ) from None
 
 
 def study_yaml(config: RunConfig) -> str:
@@ -54,7 +56,9 @@ def _read(path: Path, overrides: Sequence[str]) -> tuple[Any, _Source]:
     try:
         text = path.read_text(encoding="utf8")
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}); give a study file such as configs/demo.yaml") from None
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}); give a study file such as configs/demo.yaml"
+        ) from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
@@ -64,7 +68,9 @@ def _read(path: Path, overrides: Sequence[str]) -> tuple[Any, _Source]:
         raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(data, dict):
         found = "nothing" if data is None else f"a {type(data).__name__}"
-        raise ConfigError(f"{path}: a study is a mapping of keys to values (name: ..., model: ...), this file holds {found}")
+        raise ConfigError(
+            f"{path}: a study is a mapping of keys to values (name: ..., model: ...), this file holds {found}"
+        )
     lines: dict[Location, int] = {}
     duplicates = list(_note_lines(node, (), lines))
     if duplicates:

@@ -129,7 +129,12 @@ def fit(
 
 def save_checkpoint(path: Path, learner: Learner, batches: BatchSource, step: int) -> None:
     """Write the whole state atomically."""
-    state = {"step": step, "learner": learner.state_dict(), "batches": batches.state_dict(), "random": _random_state()}
+    state = {
+        "step": step,
+        "learner": learner.state_dict(),
+        "batches": batches.state_dict(),
+        "random": _random_state(),
+    }
     write_atomically(path, lambda temporary: torch.save(state, temporary))
 
 
@@ -140,7 +145,9 @@ def resume(learner: Learner, batches: BatchSource, checkpoints: Checkpoints | No
     try:
         state = torch.load(checkpoints.path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"checkpoint {checkpoints.path} cannot be read ({error}); delete it to start afresh") from error
+        raise ValueError(
+            f"checkpoint {checkpoints.path} cannot be read ({error}); delete it to start afresh"
+        ) from error
     learner.load_state_dict(state["learner"])
     batches.load_state_dict(state["batches"])
     _set_random_state(state["random"])

@@ -48,10 +48,14 @@ def read_sae(folder: Path, device: torch.device | str = "cpu") -> SavedSAE:
     """As `load_sae`, with the metadata."""
     path = folder / _CONFIG_FILE
     if not path.is_file():
-        raise ValueError(f"{folder} holds no complete SAE (no {_CONFIG_FILE}); give a folder like runs/<study>/saes/<sae_id>")
+        raise ValueError(
+            f"{folder} holds no complete SAE (no {_CONFIG_FILE}); give a folder like runs/<study>/saes/<sae_id>"
+        )
     config = read_json(path)
     if config.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"{path}: format_version is {config.get('format_version')!r}, this version reads {FORMAT_VERSION}")
+        raise ValueError(
+            f"{path}: format_version is {config.get('format_version')!r}, this version reads {FORMAT_VERSION}"
+        )
     sae = SAE(sae_config(config["sae"]))
     try:
         tensors = load_file(folder / _WEIGHTS_FILE)

@@ -43,12 +43,17 @@ class LearnerConfig:
         rules = {
             "learning_rate": (self.learning_rate > 0, "more than 0"),
             "warmup_fraction": (0 <= self.warmup_fraction < 1, "in [0, 1)"),
-            "decay_fraction": (0 <= self.decay_fraction <= 1 - self.warmup_fraction, "in [0, 1 - warmup_fraction]"),
+            "decay_fraction": (
+                0 <= self.decay_fraction <= 1 - self.warmup_fraction,
+                "in [0, 1 - warmup_fraction]",
+            ),
             "sparsity_warmup_fraction": (0 <= self.sparsity_warmup_fraction <= 1, "in [0, 1]"),
             "init_l0": (self.init_l0 > 0, "more than 0"),
             "dead_window": (self.dead_window > 0, "more than 0"),
         }
-        broken = [f"{name} is {getattr(self, name)}, it must be {rule}" for name, (holds, rule) in rules.items() if not holds]
+        broken = [
+            f"{name} is {getattr(self, name)}, it must be {rule}" for name, (holds, rule) in rules.items() if not holds
+        ]
         if broken:
             raise ValueError("; ".join(broken))
 
@@ -106,7 +111,9 @@ class SAELearner:
             sae.b_dec.copy_(mean * scale)
             sae.threshold.fill_(config.constant_threshold)
         self.sae = sae.to(device)
-        self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=config.learning_rate, betas=(0.0, 0.999), fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.sae.parameters(), lr=config.learning_rate, betas=(0.0, 0.999), fused=True
+        )
         self.tokens_since_fired = torch.zeros(cfg.d_sae, dtype=torch.int64, device=device)
         self.step_number = 0
         self.n_dead_resets = 0
@@ -117,7 +124,9 @@ class SAELearner:
         if self.step_number == 0 and self.config.threshold_init == "calibrated":
             calibrate(self.sae, x, self.config.init_l0)
         now = schedule(self.config, self.sparsity_coefficient, self.step_number, self.n_steps)
-        objective, gradient = gradients(self.sae, x, now.sparsity_coefficient, auxiliary_loss=self.config.auxiliary_loss)
+        objective, gradient = gradients(
+            self.sae, x, now.sparsity_coefficient, auxiliary_loss=self.config.auxiliary_loss
+        )
         self._update(gradient, now.learning_rate)
         self.tokens_since_fired = torch.where(objective.fired, 0, self.tokens_since_fired + len(x))
         self.step_number += 1

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from saes.activation import bi_jump_relu, jump_relu, signed_gate
+from saes.activation import signed_gate
 from saes.sae import SAE
 
 
@@ -38,10 +38,7 @@ Gradients = dict[str, Tensor]
 def dense_objective(sae: SAE, x: Tensor, sparsity_coefficient: float, *, auxiliary_loss: bool = True) -> Objective:
     """The objective on a batch ``x [batch, d_in]``, differentiable in every parameter of ``sae``."""
     z = sae.pre_activations(x)
-    if sae.cfg.two_sided:
-        f = bi_jump_relu(z, *sae.sides)
-    else:
-        f = jump_relu(z, sae.threshold[0], sae.log_gain[0], sae.bias[0])
+    f = sae.activate(z)
     q = signed_gate(z, sae.threshold, two_sided=sae.cfg.two_sided)
     reconstruction = _mean_squared_norm(x - sae.decode(f))
     sparsity = sparsity_coefficient * q.abs().sum() / len(x)

@@ -93,13 +93,16 @@ class SAE(nn.Module):
         """z = W_enc (x - b_dec), ``[..., d_sae]``: the one dense product, shared by gate and magnitude."""
         return (x - self.b_dec) @ self.W_enc
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Latents ``[..., d_sae]``; signed for a two-sided SAE, non-negative otherwise. Raises ValueError on another d_in."""
-        self._check_width(x)
-        z = self.pre_activations(x)
+    def activate(self, z: Tensor) -> Tensor:
+        """Latents f from the encoder product ``z [..., d_sae]``."""
         if self.cfg.two_sided:
             return bi_jump_relu(z, *self.sides)
         return jump_relu(z, self.threshold[0], self.log_gain[0], self.bias[0])
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents ``[..., d_sae]``; signed for a two-sided SAE, non-negative otherwise. Raises ValueError on another d_in."""
+        self._check_width(x)
+        return self.activate(self.pre_activations(x))
 
     def decode(self, latents: Tensor) -> Tensor:
         """f W_dec + b_dec, ``[..., d_in]``."""
@@ -141,6 +144,12 @@ class JumpReLUView(NamedTuple):
     """max(exp(r) theta + b, 0): a magnitude that relu cuts off at 0 never jumps below it."""
     W_dec: Tensor
     b_dec: Tensor
+
+    def activate(self, z: Tensor) -> Tensor:
+        """Latents f from the encoder product ``z [..., d_sae]``."""
+        if self.cfg.two_sided:
+            return bi_jump_relu(z, *self.sides)
+        return jump_relu(z, self.threshold[0], self.log_gain[0], self.bias[0])
 
     def encode(self, x: Tensor) -> Tensor:
         """Non-negative latents ``[..., width]``."""

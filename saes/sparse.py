@@ -30,7 +30,9 @@ class Support(NamedTuple):
     """``[n]``: encoder product."""
 
 
-def gradients(sae: SAE, x: Tensor, sparsity_coefficient: float, *, auxiliary_loss: bool = True) -> tuple[Objective, Gradients]:
+def gradients(
+    sae: SAE, x: Tensor, sparsity_coefficient: float, *, auxiliary_loss: bool = True
+) -> tuple[Objective, Gradients]:
     """The objective and its gradients on ``x [batch, d_in]``: on the support, or densely where many gates are open."""
     with torch.no_grad():
         z = sae.pre_activations(x)
@@ -106,7 +108,12 @@ def _on_support(
     fired = torch.zeros(sae.cfg.d_sae, dtype=torch.bool, device=x.device)
     fired[support.latents[is_on]] = True
     objective = Objective(
-        reconstruction + sparsity + auxiliary, reconstruction, sparsity, auxiliary, is_on.sum().to(x.dtype) / batch, fired
+        reconstruction + sparsity + auxiliary,
+        reconstruction,
+        sparsity,
+        auxiliary,
+        is_on.sum().to(x.dtype) / batch,
+        fired,
     )
     return objective, gradient
 
@@ -140,7 +147,12 @@ class _ByLatent(NamedTuple):
     def weighted_sum(self, values: Tensor, weights: Tensor) -> Tensor:
         """``[d_sae, d_in]``: for each latent, the sum over its open gates of weight * values[row]."""
         return embedding_bag(
-            self.rows, values, self.latent_starts, mode="sum", per_sample_weights=weights[self.order], include_last_offset=True
+            self.rows,
+            values,
+            self.latent_starts,
+            mode="sum",
+            per_sample_weights=weights[self.order],
+            include_last_offset=True,
         )
 
     def total(self, weights: Tensor) -> Tensor:
@@ -160,15 +172,22 @@ def _by_latent(support: Support, d_sae: int) -> _ByLatent:
 def _decode(sae: SAE, weights: Tensor, support: Support) -> Tensor:
     """weights W_dec + b_dec, ``[batch, d_in]``."""
     return sae.b_dec + embedding_bag(
-        support.latents, sae.W_dec, support.row_starts, mode="sum", per_sample_weights=weights, include_last_offset=True
+        support.latents,
+        sae.W_dec,
+        support.row_starts,
+        mode="sum",
+        per_sample_weights=weights,
+        include_last_offset=True,
     )
 
 
 def _sampled_products(left: Tensor, right: Tensor, support: Support) -> Tensor:
     """``[n]``: <left[row], right[latent]> for every open gate."""
     pattern = torch.sparse_csr_tensor(
-        support.row_starts, support.latents, torch.zeros_like(support.z), size=(len(left), len(right)), check_invariants=False
+        support.row_starts,
+        support.latents,
+        torch.zeros_like(support.z),
+        size=(len(left), len(right)),
+        check_invariants=False,
     )
     return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
-
-

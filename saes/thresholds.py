@@ -38,6 +38,6 @@ def calibrate(sae: SAE, x: Tensor, init_l0: float, latents: Tensor | None = None
 @torch.no_grad()
 def project(sae: SAE) -> None:
     """Back onto the constraints: unit decoder rows; theta >= 0 for the sign-aware family."""
-    sae.W_dec /= sae.W_dec.norm(dim=1, keepdim=True).clamp_min(torch.finfo(sae.W_dec.dtype).tiny)
+    sae.W_dec.div_(sae.W_dec.norm(dim=1, keepdim=True).clamp_min(torch.finfo(sae.W_dec.dtype).tiny))
     if sae.cfg.architecture == "sa_gated":
         sae.threshold.clamp_min_(0)
