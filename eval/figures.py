@@ -16,6 +16,7 @@ _PLOTLY_MARKERS = ["circle", "square", "diamond", "triangle-up", "x", "cross", "
 _PLOTLY_DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "solid", "dash"]
 _MATPLOTLIB_MARKERS = ["o", "s", "D", "^", "X", "P", "*"]
 _MATPLOTLIB_DASHES = ["-", "--", ":", "-.", (0, (8, 2)), "-", "--"]
+_LOG_TICKS = [digit * 10.0**power for power in range(-2, 6) for digit in (1, 1.5, 2, 3, 5, 7)]
 L0_LABEL = "L0 (latents per token)"
 
 
@@ -23,13 +24,15 @@ class Quantity(NamedTuple):
     """Something drawn against L0."""
 
     column: str
+    short: str
+    """For titles."""
     label: str
     """Axis title with unit."""
 
 
 QUANTITIES = (
-    Quantity("r_squared", "R² on held-out tokens (1 = perfect)"),
-    Quantity("dead_fraction", "Dead fraction (share of latents)"),
+    Quantity("r_squared", "R²", "R² on held-out tokens (1 = perfect)"),
+    Quantity("dead_fraction", "dead fraction", "Dead fraction (share of latents)"),
 )
 
 
@@ -81,7 +84,7 @@ def interactive_figure(families: list[Family], quantity: Quantity) -> "go.Figure
         template="none", height=380, margin={"l": 64, "r": 16, "t": 12, "b": 56}, hovermode="closest",
         font={"family": "system-ui, sans-serif", "size": 13, "color": "#1d2430"},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
-        xaxis={**axis, "type": "log", "title": {"text": L0_LABEL}, "dtick": "D2", "minorloglabels": "none"},
+        xaxis={**axis, "type": "log", "title": {"text": L0_LABEL}, "tickvals": _LOG_TICKS},
         yaxis={**axis, "title": {"text": quantity.label}},
     )  # fmt: skip
     if quantity.column == "dead_fraction":

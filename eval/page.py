@@ -90,4 +90,4 @@ def format_number(number: float) -> str:
     """Whole numbers with separators, others with four significant digits."""
     if number == int(number) and abs(number) < 1e15:
         return f"{int(number):,}"
-    return f"{number:.4f}" if 0.001 <= abs(number) < 10 else f"{number:.4g}"
+    return f"{number:.4f}" if 0.001 <= abs(number) < 1 else f"{number:.4g}"

@@ -18,6 +18,12 @@ _COLUMN_NOTE = (
 )
 
 
+_FIRST_COLUMNS = [
+    "hook_name", "architecture", "d_sae", "sparsity_coefficient", "seed", "l0", "r_squared", "dead_fraction", "bipolar_fraction",
+    "n_params",
+]  # fmt: skip
+
+
 class Provenance(NamedTuple):
     """What the figures were made of."""
 
@@ -49,7 +55,7 @@ def write_report(folder: Path, table: pd.DataFrame, provenance: Provenance) -> R
     comparisons = compare_all(table)
     verdicts = [Verdict(f"{c.hook_name}: {c.a.label} against {c.b.label}", sentences(c)) for c in comparisons]
     panels = [
-        Panel(f"{hook_name}: {quantity.column} against l0", interactive_figure(of_hook, quantity))
+        Panel(f"{hook_name}: {quantity.short} against L0", interactive_figure(of_hook, quantity))
         for hook_name, of_hook in by_hook.items()
         for quantity in QUANTITIES
     ]
@@ -63,7 +69,7 @@ def write_report(folder: Path, table: pd.DataFrame, provenance: Provenance) -> R
             note="Lines join the seed means; a band spans the lowest and highest seed.",
             panels=panels,
         ),
-        Section("SAEs", note=_COLUMN_NOTE, table=table),
+        Section("SAEs", note=_COLUMN_NOTE, table=_table_for_people(table)),
         Section("Activations", facts=_activation_facts(provenance.manifest)),
         Section("Run", facts=_run_facts(provenance)),
         Section("Study", text=provenance.config_text),
@@ -83,6 +89,13 @@ def write_report(folder: Path, table: pd.DataFrame, provenance: Provenance) -> R
 def _save_png(path: Path, by_hook: dict[str, list[Family]], quantity: Any) -> None:
     with path.open("wb") as handle:
         write_static_figure(handle, by_hook, quantity)
+
+
+def _table_for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """What one compares first, then the rest; the long id comes last."""
+    first = [name for name in _FIRST_COLUMNS if name in table]
+    rest = [name for name in table if name not in first and name != "sae_id"]
+    return table.loc[:, [*first, *rest, "sae_id"]]
 
 
 def _lead(table: pd.DataFrame, manifest: dict[str, Any]) -> str:

@@ -68,9 +68,8 @@ def sentences(comparison: Comparison) -> list[str]:
         said.append(f"At matched L0 = {MATCHED_L0:g}, R² is {at_a:.4f} against {at_b:.4f} ({at_a - at_b:+.4f}).")
     if comparison.dead_fraction_matched is not None:
         dead_a, dead_b = comparison.dead_fraction_matched
-        said.append(
-            f"At matched L0 = {MATCHED_L0:g}, the dead fraction is {dead_a:.3f} against {dead_b:.3f} ({dead_a - dead_b:+.3f})."
-        )
+        change = f"{dead_a:.4f} against {dead_b:.4f} ({dead_a - dead_b:+.4f})" if dead_a or dead_b else "zero for both"
+        said.append(f"At matched L0 = {MATCHED_L0:g}, the dead fraction is {change}.")
     if comparison.dead_fraction_ratio is not None:
         said.append(
             f"Over the sweep, its dead fraction is {comparison.dead_fraction_ratio:.2f} times that of {b} "

@@ -145,12 +145,6 @@ class JumpReLUView(NamedTuple):
     W_dec: Tensor
     b_dec: Tensor
 
-    def activate(self, z: Tensor) -> Tensor:
-        """Latents f from the encoder product ``z [..., d_sae]``."""
-        if self.cfg.two_sided:
-            return bi_jump_relu(z, *self.sides)
-        return jump_relu(z, self.threshold[0], self.log_gain[0], self.bias[0])
-
     def encode(self, x: Tensor) -> Tensor:
         """Non-negative latents ``[..., width]``."""
         u = (x - self.b_dec) @ self.W_enc + self.b_enc
