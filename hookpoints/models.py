@@ -198,6 +198,8 @@ def _check_memory(config: EmbeddedModel | HubModel | LocalModel, dtype: "torch.d
     import psutil
     import torch
 
+    if isinstance(config, EmbeddedModel):
+        return
     needed = model_shape(config).n_params * dtype.itemsize
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if needed > free:

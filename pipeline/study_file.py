@@ -121,7 +121,7 @@ def _describe(problem: Any, data: Any, source: _Source) -> str:
 
 def _explain(problem: Any, location: Location) -> str:
     kind, given = problem["type"], problem["input"]
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         allowed = _keys_at(RunConfig, problem["loc"][:-1])
         return f"unknown key{_near(str(location[-1]), allowed)}; allowed are {', '.join(sorted(allowed))}"
     if kind == "missing":

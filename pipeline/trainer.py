@@ -7,6 +7,7 @@ Whatever the caller does between two steps, random numbers included, does not ch
 """
 
 import math
+import pickle
 import random
 import signal
 import threading
@@ -144,7 +145,7 @@ def resume(learner: Learner, batches: BatchSource, checkpoints: Checkpoints | No
         return 0
     try:
         state = torch.load(checkpoints.path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError) as error:
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"checkpoint {checkpoints.path} cannot be read ({error}); delete it to start afresh"
         ) from error

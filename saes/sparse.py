@@ -4,6 +4,7 @@ p, q and f of a latent share one support S = {p+ > 0 or p- > 0}, and the Heavisi
 everywhere, so beyond the encoder product every value and every gradient lives on the |S| = batch * L0 entries of S.
 """
 
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -183,11 +184,13 @@ def _decode(sae: SAE, weights: Tensor, support: Support) -> Tensor:
 
 def _sampled_products(left: Tensor, right: Tensor, support: Support) -> Tensor:
     """``[n]``: <left[row], right[latent]> for every open gate."""
-    pattern = torch.sparse_csr_tensor(
-        support.row_starts,
-        support.latents,
-        torch.zeros_like(support.z),
-        size=(len(left), len(right)),
-        check_invariants=False,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        pattern = torch.sparse_csr_tensor(
+            support.row_starts,
+            support.latents,
+            torch.zeros_like(support.z),
+            size=(len(left), len(right)),
+            check_invariants=False,
+        )
     return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()

@@ -1,6 +1,7 @@
 """Tiny random language models of real architectures, with a tokenizer trained on a few words."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -22,7 +23,7 @@ VOCABULARY = 96
 D_MODEL = 32
 N_LAYERS = 3
 WORDS = [f"w{number}" for number in range(VOCABULARY - 3)]
-_SIZES = {
+_SIZES: dict[str, Any] = {
     "hidden_size": D_MODEL,
     "num_hidden_layers": N_LAYERS,
     "num_attention_heads": 4,

@@ -5,7 +5,7 @@ from transformers import AutoTokenizer
 
 from hookpoints.capture import ActivationCapture, find_blocks
 from hookpoints.models import EmbeddedModel, load_model
-from hookpoints.sites import SITES, Hookpoint
+from hookpoints.sites import SITES, Hookpoint, Site
 from tests.models import N_LAYERS, TINY_MODELS, VOCABULARY, tiny_gemma2, tiny_language_model
 
 PARALLEL = {"gpt_neox"}
@@ -25,7 +25,7 @@ def _bridge_cache(language_model, folder, input_ids):
 @pytest.mark.parametrize("name", TINY_MODELS)
 def test_every_site_equals_transformer_bridge(name, tmp_path):
     language_model = tiny_language_model(name)
-    sites = [site for site in SITES if not (site == "resid_mid" and name in PARALLEL)]
+    sites: list[Site] = [site for site in SITES if not (site == "resid_mid" and name in PARALLEL)]
     hookpoints = [Hookpoint(site, layer) for layer in range(N_LAYERS) for site in sites]
     input_ids = torch.randint(3, VOCABULARY, (2, 17), generator=torch.Generator().manual_seed(1))
     with ActivationCapture(language_model.model, hookpoints) as capture, torch.inference_mode():

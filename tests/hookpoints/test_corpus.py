@@ -64,9 +64,7 @@ def test_missing_file():
 
 
 def test_hub_unreachable(monkeypatch):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(ConnectionError, match=r"corpus nobody/nothing.*embedded: python-docs"):
         next(documents(HubCorpus(hub="nobody/nothing")))
 

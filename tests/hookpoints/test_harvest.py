@@ -239,7 +239,7 @@ def test_harvest_of_another_model_into_the_same_folder(tmp_path, corpus_file):
 
 def test_nan_in_activations(tmp_path, corpus_file):
     language_model = tiny_language_model()
-    language_model.model.get_submodule("model.layers.1.mlp.down_proj").weight.data[3, 3] = float("nan")
+    language_model.model.get_parameter("model.layers.1.mlp.down_proj.weight")[3, 3] = float("nan")
     with pytest.raises(ValueError, match=r"rows of blocks.1.hook_\w+, shard-00000 hold NaN or infinity.*model.dtype"):
         run(tmp_path, corpus_file, language_model)
     assert not list(tmp_path.rglob("records/*"))

@@ -1,0 +1,99 @@
+"""Throughput of the harvest over that of the bare forward to the same block: same model, same batches, same run.
+
+    python -m benchmarks.harvest [--repeats 5] [--tokens 65536]
+
+Interleaved, medians. Capturing one hook and three hooks are timed as whole harvests: reading contexts, masks, capture,
+filters, statistics, shuffling, checksums, fsync. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from hookpoints.capture import ActivationCapture
+from hookpoints.contexts import read_contexts, separating_mask
+from hookpoints.corpus import EmbeddedCorpus
+from hookpoints.harvest import HarvestConfig, harvest
+from hookpoints.models import EmbeddedModel, LanguageModel, load_model
+from hookpoints.sites import HookpointConfig, Site, resolve_hookpoint
+
+SITES: dict[str, list[Site]] = {"one hook": ["mlp_out"], "three hooks": ["attn_out", "resid_mid", "mlp_out"]}
+CORPUS = EmbeddedCorpus(embedded="python-docs")
+
+
+def settings(sites: list[Site], n_tokens: int) -> HarvestConfig:
+    return HarvestConfig(hookpoints=[HookpointConfig(site=site) for site in sites], n_tokens=n_tokens)
+
+
+def bare_forward(language_model: LanguageModel, config: HarvestConfig, folder: Path) -> float:
+    """Tokens per second of the model alone, stopped after the deepest site, on the same contexts with the same masks."""
+    model = language_model.model
+    deepest = resolve_hookpoint(config.hookpoints[-1], language_model.n_layers)
+    batches = []
+    for split in ("train", "held_out"):
+        n_contexts = config.n_contexts[split]
+        for start in range(0, n_contexts, config.batch_contexts):
+            stop = min(start + config.batch_contexts, n_contexts)
+            contexts = read_contexts(folder / "contexts", split, start, stop, config.context_length)
+            batches.append((contexts, separating_mask(contexts.position_ids, model.dtype)))
+    started = time.perf_counter()
+    with ActivationCapture(model, [deepest]) as capture, torch.inference_mode():
+        for contexts, mask in batches:
+            capture.run(contexts.input_ids, mask, None if mask is None else contexts.position_ids)
+    seconds = time.perf_counter() - started
+    return sum(contexts.input_ids.numel() for contexts, _ in batches) / seconds
+
+
+def whole_harvest(language_model: LanguageModel, config: HarvestConfig, folder: Path) -> float:
+    """Tokens per second of a harvest whose contexts are packed already; the folder is emptied of shards first."""
+    for path in [*folder.rglob("shard-*"), *folder.glob("manifest.json")]:
+        path.unlink()
+    (folder / "harvest.json").unlink(missing_ok=True)
+    steps = harvest(language_model, CORPUS, config, folder)
+    started = time.perf_counter()
+    total = 0
+    for progress in steps:
+        total = progress.total_tokens
+    return total / (time.perf_counter() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=65_536)
+    arguments = parser.parse_args()
+    language_model = load_model(EmbeddedModel(embedded="smollm2-135m"))
+    rates: dict[str, list[float]] = {"bare forward": [], **{name: [] for name in SITES}}
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = {name: Path(temporary) / name for name in SITES}
+        for name, sites in SITES.items():  # packs the contexts and warms up
+            whole_harvest(language_model, settings(sites, arguments.tokens), folders[name])
+        for _ in range(arguments.repeats):
+            config = settings(SITES["one hook"], arguments.tokens)
+            rates["bare forward"].append(bare_forward(language_model, config, folders["one hook"]))
+            for name, sites in SITES.items():
+                rates[name].append(whole_harvest(language_model, settings(sites, arguments.tokens), folders[name]))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    print(f"{language_model.model_id}, {language_model.model.dtype}, {arguments.tokens} tokens, {arguments.repeats} rounds")
+    for name, rate in medians.items():
+        spread = f"{min(rates[name]):,.0f} to {max(rates[name]):,.0f}"
+        print(f"{name:14} {rate:8,.0f} tokens/s ({spread})  {rate / medians['bare forward']:.3f} of the bare forward")
+    ratios = [three / bare for three, bare in zip(rates["three hooks"], rates["bare forward"], strict=True)]
+    one = [single / bare for single, bare in zip(rates["one hook"], rates["bare forward"], strict=True)]
+    print(
+        json.dumps(
+            {
+                "harvest_over_bare_forward": round(statistics.median(ratios), 4),
+                "one_hook_over_bare_forward": round(statistics.median(one), 4),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

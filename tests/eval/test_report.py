@@ -1,0 +1,134 @@
+import itertools
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from eval.report import Provenance, ReportFiles, write_report
+from eval.verdicts import compare_all, sentences, verdict_table
+
+CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
+HOOKS = ("blocks.14.hook_mlp_out", "blocks.14.hook_resid_post")
+
+
+def table(n_seeds: int = 3, gap: float = 0.05) -> pd.DataFrame:
+    lambdas = ((2.5, 80.0), (5.0, 30.0), (10.0, 9.0))
+    widths = (("gated", 2304, 0.0), ("sa_gated", 1152, gap))
+    cells = itertools.product(HOOKS, widths, lambdas, range(n_seeds))
+    rows = [
+        {
+            "sae_id": f"{hook_name}-{architecture}-{coefficient:g}-{seed}",
+            "architecture": architecture, "d_in": 576, "d_sae": d_sae, "n_params": d_sae * 1155,
+            "hook_name": hook_name, "seed": seed, "sparsity_coefficient": coefficient,
+            "l0": l0 + seed, "r_squared": 0.3 + 0.1 * np.log(l0) + advantage + 0.001 * seed,
+            "r_squared_all_rows": 0.5, "dead_fraction": 0.2 - advantage, "bipolar_fraction": 0.5,
+            "polarity_balance": 0.2, "antipodal_fraction": 0.0, "shrinkage": 1.01, "n_tokens": 25_000,
+            "n_outliers": 3, "tying": "full", "one_sided": False, "auxiliary_loss": True,
+            "threshold_init": "calibrated", "n_dead_resets": 0, "n_steps": 300,
+        }
+        for hook_name, (architecture, d_sae, advantage), (coefficient, l0), seed in cells
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def provenance() -> Provenance:
+    hook = {"d_in": 576, "norm_bound": 300.0, "mean_norm": 31.0, "n_outliers": 3, "storage_relative_error": 0.0}
+    manifest = {
+        "model": "smollm2-135m", "revision": "local", "model_dtype": "bfloat16", "model_hash": "0" * 64,
+        "corpus": "python-docs", "n_documents": 449, "n_tokens": 250_000,
+        "n_rows": {"train": 225_000, "held_out": 25_000}, "n_dropped": {"first_position": 1200, "special_tokens": 0},
+        "hooks": dict.fromkeys(HOOKS, hook),
+    }  # fmt: skip
+    stages = [{"stage": "train", "seconds": 12.0, "peak_memory_bytes": 10**9}]
+    return Provenance("study <1>", "name: study\n", manifest, {"python": "3.11"}, stages)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> ReportFiles:
+    return write_report(tmp_path_factory.mktemp("report"), table(), provenance())
+
+
+def test_verdict_sentences():
+    said = " ".join(sentences(compare_all(table())[0]))
+    assert "SA-GSAE 1152 has 1,330,560 parameters, 0.50 times the 2,661,120 of Gated 2304." in said
+    assert (
+        "SA-GSAE 1152 strictly dominates Gated 2304 for L0 from 10.0 to 81.0: R² gap from +0.0500 to +0.0500." in said
+    )
+    assert "95 % bootstrap interval from +0.05" in said
+    assert "At matched L0 = 64, R² is" in said
+    assert "At matched L0 = 64, the dead fraction is 0.1500 against 0.2000 (-0.0500)." in said
+    assert "its dead fraction is 0.75 times that of Gated 2304" in said
+
+
+@pytest.mark.parametrize(
+    ("gap", "n_seeds", "expected"),
+    [
+        (-0.05, 3, "Gated 2304 strictly dominates SA-GSAE 1152"),
+        (0.05, 1, "There is one seed, so nothing is known of the spread"),
+    ],
+)
+def test_other_verdicts(gap, n_seeds, expected):
+    assert expected in " ".join(sentences(compare_all(table(n_seeds, gap))[0]))
+
+
+def test_fronts_without_overlap_and_without_l0_64():
+    frame = table()
+    low = frame[frame["architecture"] == "gated"].index
+    frame.loc[low, "l0"] = frame.loc[low, "l0"] / 100
+    said = " ".join(sentences(compare_all(frame)[0]))
+    assert "share no range of L0" in said
+    assert verdict_table(compare_all(frame))["gap_minimum"].count() == 0
+
+
+def test_files(report):
+    assert all(path.stat().st_size > 10_000 for path in report.pngs)
+    verdicts = pd.read_csv(report.csvs[1])
+    assert verdicts["strictly_dominates"].tolist() == [True, True]
+    page = report.html.read_text(encoding="utf8")
+    assert "study &lt;1&gt;" in page
+    assert page.count("Plotly.newPlot(") == 4
+    assert page.count("plotly.js v") == 1
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the report was not opened in a browser")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser(report, width):
+    """No console error, no network request, nothing wider than the page, axes named, table sorts both ways."""
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--disable-gpu", "--disable-background-networking"] + (["--no-sandbox"] if os.geteuid() == 0 else [])
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        problems: list[str] = []
+        requests: list[str] = []
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(report.html.as_uri())
+        page.wait_for_selector(".plotly-graph-div .xtitle")
+        assert problems == []
+        assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator(".xtitle").all_text_contents() == ["L0 (latents per token)"] * 4
+        assert {"R² on held-out tokens (1 = perfect)", "Dead fraction (share of latents)"} == set(
+            page.locator(".ytitle").all_text_contents()
+        )
+        page.wait_for_function(
+            "[...document.querySelectorAll('.panel')].every(panel => "
+            "panel.querySelector('.main-svg').getBoundingClientRect().right <= panel.getBoundingClientRect().right)",
+            timeout=10_000,
+        )
+        header = page.locator("th button").filter(has_text=re.compile("^l0$"))
+        column = "[...document.querySelectorAll('tbody tr')].map(row => Number(row.cells[5].dataset.value))"
+        header.click()
+        ascending = page.evaluate(column)
+        assert ascending == sorted(ascending)
+        header.click()
+        assert page.evaluate(column) == sorted(ascending, reverse=True)
+        assert page.locator("th[aria-sort=descending]").count() == 1
+        browser.close()

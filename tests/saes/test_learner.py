@@ -1,0 +1,125 @@
+import pytest
+import torch
+
+from saes.learner import LearnerConfig, SAELearner, schedule
+from saes.sae import SAEConfig
+from saes.thresholds import firing_quantile
+from tests.saes.common import VARIANTS
+
+D_IN, D_SAE = 16, 48
+
+
+def sparse_signed_data(n_rows: int, seed: int = 0) -> torch.Tensor:
+    """Rows made of few directions with either sign, off centre and not of unit scale."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(24, D_IN, generator=torch.Generator().manual_seed(42))
+    weights = torch.randn(n_rows, 24, generator=generator) * (torch.rand(n_rows, 24, generator=generator) < 0.1)
+    return 7.0 * (weights @ directions) + 3.0
+
+
+def learner(variant=VARIANTS[1], n_steps: int = 200, coefficient: float = 0.3, **config) -> SAELearner:
+    architecture, tying, one_sided = variant
+    x = sparse_signed_data(4096)
+    return SAELearner(
+        SAEConfig(architecture, D_IN, D_SAE, tying, one_sided),
+        LearnerConfig(**{"init_l0": 6.0, "learning_rate": 3e-3, **config}),
+        sparsity_coefficient=coefficient,
+        n_steps=n_steps,
+        seed=0,
+        mean=x.mean(dim=0),
+        scale=D_IN**0.5 / float(x.norm(dim=1).mean()),
+    )
+
+
+def train(one: SAELearner, steps: int, first: int = 0) -> dict:
+    metrics = {}
+    for step in range(first, first + steps):
+        metrics = one.step(sparse_signed_data(512, seed=step))
+    return metrics
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training_reconstructs_held_out_rows(variant):
+    one = learner(variant)
+    train(one, 200)
+    sae = one.trained_sae()
+    x = sparse_signed_data(2000, seed=10_000)
+    with torch.no_grad():
+        latents = sae.encode(x)
+        explained = 1 - (x - sae.decode(latents)).pow(2).sum() / (x - x.mean(dim=0)).pow(2).sum()
+    assert explained > 0.7
+    assert (latents != 0).float().sum(dim=1).mean() < 14
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_constraints_hold_after_every_step(variant):
+    one = learner(variant, learning_rate=0.3)
+    for step in range(5):
+        one.step(sparse_signed_data(256, seed=step))
+        torch.testing.assert_close(one.sae.W_dec.norm(dim=1), torch.ones(D_SAE))
+        if variant[0] == "sa_gated":
+            assert bool((one.sae.threshold >= 0).all())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_state_dict_continues_bit_for_bit(variant):
+    whole = learner(variant)
+    train(whole, 12)
+    first, second = learner(variant), learner(variant)
+    train(first, 5)
+    state = first.state_dict()
+    second.load_state_dict({**state, "sae": {k: v.clone() for k, v in state["sae"].items()}})
+    train(second, 7, first=5)
+    for name, value in whole.sae.state_dict().items():
+        assert torch.equal(second.sae.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+def test_firing_quantile(two_sided):
+    z = torch.randn(1000, 7, generator=torch.Generator().manual_seed(0))
+    threshold = firing_quantile(z, 0.05, two_sided=two_sided)
+    exceeding = ((z.abs() if two_sided else z) > threshold).sum(dim=0)
+    assert exceeding.tolist() == [50] * 7
+
+
+def test_calibrated_start_has_the_l0_asked_for():
+    """The gate's L0; a latent whose magnitude relu cuts off would count less, but b = 0 and theta > 0 here."""
+    one = learner(learning_rate=1e-12)
+    assert float(one.step(sparse_signed_data(4096))["l0"]) == pytest.approx(6.0, rel=0.03)
+
+
+def test_constant_start():
+    assert learner(threshold_init="constant", constant_threshold=0.25).sae.threshold.tolist() == [[0.25] * D_SAE]
+
+
+def test_dead_latents_get_their_threshold_back():
+    one = learner(dead_window=1500, n_steps=100)
+    train(one, 1)
+    with torch.no_grad():
+        one.sae.threshold[:, :5] = 1e6
+    train(one, 2, first=1)
+    assert one.n_dead_resets == 0
+    train(one, 1, first=3)
+    assert one.n_dead_resets == 5
+    assert one.sae.threshold.detach().max().item() < 1e3
+    silent = learner(dead_reset=False, dead_window=1500, n_steps=100)
+    train(silent, 1)
+    with torch.no_grad():
+        silent.sae.threshold[:, :5] = 1e6
+    assert float(train(silent, 4, first=1)["dead_fraction"]) == pytest.approx(5 / D_SAE)
+    assert silent.n_dead_resets == 0
+
+
+def test_schedules():
+    config = LearnerConfig(learning_rate=1.0, warmup_fraction=0.1, decay_fraction=0.2, sparsity_warmup_fraction=0.5)
+    rates = [schedule(config, 2.0, step, 100) for step in range(100)]
+    assert rates[0] == (pytest.approx(0.1), 0.0)
+    assert rates[9].learning_rate == pytest.approx(1.0)
+    assert rates[25].sparsity_coefficient == pytest.approx(1.0)
+    assert rates[80] == (pytest.approx(1.0), 2.0)
+    assert rates[99].learning_rate == pytest.approx(0.05)
+
+
+def test_values_out_of_range_are_all_named():
+    with pytest.raises(ValueError, match=r"learning_rate is 0, it must be more than 0; init_l0 is -1, it must be"):
+        LearnerConfig(learning_rate=0, init_l0=-1)
