@@ -1,6 +1,6 @@
 """Throughput of the harvest over that of the bare forward to the same block: same model, same batches, same run.
 
-    python -m benchmarks.harvest [--repeats 5] [--tokens 65536]
+    python -m benchmarks.harvest [--repeats 5] [--tokens 32768]
 
 Interleaved, medians. Capturing one hook and three hooks are timed as whole harvests: reading contexts, masks, capture,
 filters, statistics, shuffling, checksums, fsync. The last line is one JSON object.
@@ -65,7 +65,7 @@ def whole_harvest(language_model: LanguageModel, config: HarvestConfig, folder: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=65_536)
+    parser.add_argument("--tokens", type=int, default=32_768)
     arguments = parser.parse_args()
     language_model = load_model(EmbeddedModel(embedded="smollm2-135m"))
     rates: dict[str, list[float]] = {"bare forward": [], **{name: [] for name in SITES}}
@@ -79,7 +79,9 @@ def main() -> None:
             for name, sites in SITES.items():
                 rates[name].append(whole_harvest(language_model, settings(sites, arguments.tokens), folders[name]))
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    print(f"{language_model.model_id}, {language_model.model.dtype}, {arguments.tokens} tokens, {arguments.repeats} rounds")
+    print(
+        f"{language_model.model_id}, {language_model.model.dtype}, {arguments.tokens} tokens, {arguments.repeats} rounds"
+    )
     for name, rate in medians.items():
         spread = f"{min(rates[name]):,.0f} to {max(rates[name]):,.0f}"
         print(f"{name:14} {rate:8,.0f} tokens/s ({spread})  {rate / medians['bare forward']:.3f} of the bare forward")

@@ -286,21 +286,19 @@ def _measure(
         norm_bound = None if factor is None else factor * float(norms.median())
     is_outlier = torch.zeros(len(rows), dtype=torch.bool) if norm_bound is None else norms > norm_bound
     stored = encode_rows(rows, config.dtype)
-    kept_sum = torch.zeros(rows.shape[1], dtype=torch.float64)
+    kept = rows[~is_outlier] if bool(is_outlier.any()) else rows
+    kept_sum = torch.stack([chunk.float().sum(dim=0, dtype=torch.float64) for chunk in kept.split(_STATISTICS_CHUNK)])
     squared_error = 0.0
-    for start in range(0, len(rows), _STATISTICS_CHUNK):
-        chunk = slice(start, start + _STATISTICS_CHUNK)
-        exact = rows[chunk].double()
-        kept_sum += exact[~is_outlier[chunk]].sum(dim=0)
-        if config.dtype == "int8" or stored["activations"].dtype != rows.dtype:
-            squared_error += float(
-                (decode_rows({k: v[chunk] for k, v in stored.items()}).double() - exact).pow(2).sum()
-            )
+    if stored["activations"].dtype != rows.dtype:
+        for start in range(0, len(rows), _STATISTICS_CHUNK):
+            chunk = slice(start, start + _STATISTICS_CHUNK)
+            decoded = decode_rows({key: value[chunk] for key, value in stored.items()}).double()
+            squared_error += float((decoded - rows[chunk].double()).pow(2).sum())
     kept_norms = norms[~is_outlier].double()
     statistics = {
         "norm_bound": norm_bound,
         "n_outliers": int(is_outlier.sum()),
-        "sum": kept_sum.tolist(),
+        "sum": kept_sum.sum(dim=0).tolist(),
         "sum_norm": float(kept_norms.sum()),
         "sum_squared_norm": float(kept_norms.pow(2).sum()),
         "sum_squared_norm_all_rows": float(norms.double().pow(2).sum()),

@@ -2,8 +2,9 @@
 
 import hashlib
 import importlib.metadata
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -276,7 +277,8 @@ def quiet_transformers() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with redirect_stderr(io.StringIO()):  # one progress bar (GGUF) ignores the setting
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:
