@@ -36,12 +36,10 @@ def gradients(
 ) -> tuple[Objective, Gradients]:
     """The objective and its gradients on ``x [batch, d_in]``: on the support, or densely where many gates are open."""
     with torch.no_grad():
-        z = sae.pre_activations(x)
-        is_open = open_gates(z, sae.threshold, two_sided=sae.cfg.two_sided)
-        if int(is_open.sum()) > DENSE_ABOVE_DENSITY * is_open.numel():
-            del z, is_open
-            return dense_gradients(sae, x, sparsity_coefficient, auxiliary_loss=auxiliary_loss)
-        return _on_support(sae, x, _support(z, is_open), sparsity_coefficient, auxiliary_loss=auxiliary_loss)
+        support = find_support(sae, x)
+        if len(support.z) <= DENSE_ABOVE_DENSITY * len(x) * sae.cfg.d_sae:
+            return _on_support(sae, x, support, sparsity_coefficient, auxiliary_loss=auxiliary_loss)
+    return dense_gradients(sae, x, sparsity_coefficient, auxiliary_loss=auxiliary_loss)
 
 
 def sparse_gradients(
@@ -49,9 +47,7 @@ def sparse_gradients(
 ) -> tuple[Objective, Gradients]:
     """As `gradients`, on the support whatever the density."""
     with torch.no_grad():
-        z = sae.pre_activations(x)
-        support = _support(z, open_gates(z, sae.threshold, two_sided=sae.cfg.two_sided))
-        return _on_support(sae, x, support, sparsity_coefficient, auxiliary_loss=auxiliary_loss)
+        return _on_support(sae, x, find_support(sae, x), sparsity_coefficient, auxiliary_loss=auxiliary_loss)
 
 
 def open_gates(z: Tensor, threshold: Tensor, *, two_sided: bool) -> Tensor:
@@ -63,11 +59,14 @@ def open_gates(z: Tensor, threshold: Tensor, *, two_sided: bool) -> Tensor:
     return (z > threshold[0]) | (z < -threshold[1])
 
 
-def _support(z: Tensor, is_open: Tensor) -> Support:
-    rows, latents = is_open.nonzero(as_tuple=True)
-    row_starts = torch.zeros(len(z) + 1, dtype=torch.int64, device=z.device)
-    torch.cumsum(is_open.sum(dim=1), dim=0, out=row_starts[1:])
-    return Support(rows, latents, row_starts, z[is_open])
+def find_support(sae: SAE, x: Tensor) -> Support:
+    """The one dense product of a step, and the gates that it opens."""
+    z = sae.pre_activations(x)
+    is_open = open_gates(z, sae.threshold, two_sided=sae.cfg.two_sided)
+    entries = is_open.flatten().nonzero()[:, 0]
+    rows = entries // sae.cfg.d_sae
+    row_starts = torch.searchsorted(rows, torch.arange(len(x) + 1, device=x.device))
+    return Support(rows, entries - rows * sae.cfg.d_sae, row_starts, z.flatten()[entries])
 
 
 def _on_support(

@@ -57,6 +57,7 @@ def test_two_shards_of_three_sites(
     )  # fmt: skip
     reset_peak_memory()
     started = time.monotonic()
+    n_tokens = 0
     for progress in harvest(language_model, FilesCorpus(files=[str(corpus_file)]), config, tmp_path):
         n_tokens = progress.n_tokens
     seconds = time.monotonic() - started
