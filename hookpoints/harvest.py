@@ -189,24 +189,21 @@ def _make_missing(
     names = [hookpoint.name for hookpoint in hookpoints]
     with ActivationCapture(language_model.model, hookpoints) as capture, ThreadPoolExecutor(1) as writer:
         for shard in shards:
-            shard_tokens = (shard.stop - shard.start) * config.context_length
+            n_tokens = (shard.stop - shard.start) * config.context_length
+            n_bytes = n_tokens * len(names) * bytes_per_row(language_model.d_model, config.dtype)
             if not _shard_is_complete(folder, shard.number):
                 batches: list[_Raw] = []
                 for batch in _capture_shard(language_model, config, capture, folder, shard):
                     batches.append(batch)
-                    yield Progress(
-                        done_tokens + len(batches) * config.batch_contexts * config.context_length,
-                        total,
-                        done_bytes,
-                    )
+                    captured = min(len(batches) * config.batch_contexts * config.context_length, n_tokens)
+                    yield Progress(done_tokens + captured, total, done_bytes)
                 if pending is not None:
                     pending.result()
                 pending = writer.submit(_finish_shard, config, folder, names, shard, batches)
                 if shard.number == 0:  # its median norm is every later shard's reference
                     pending.result()
-            done_tokens += shard_tokens
-            done_bytes += shard_tokens * sum(bytes_per_row(language_model.d_model, config.dtype) for _ in names)
-            yield Progress(done_tokens, total, done_bytes)
+            done_tokens += n_tokens
+            done_bytes += n_bytes
         if pending is not None:
             pending.result()
 

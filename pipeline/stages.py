@@ -57,12 +57,12 @@ def train_stage(config: RunConfig, run: RunDirectory) -> None:
     """Activation shards -> SAE folders."""
     dataset = ActivationDataset(config.activations_path)
     specs = config.specs(dataset.hook_names)
+    missing = [spec for spec in specs if not is_saved(run.sae_folder(spec.sae_id))]
     n_steps = config.train.n_steps
-    with progress("train", len(specs) * n_steps, "steps") as display:
-        for number, spec in enumerate(specs):
-            if not is_saved(run.sae_folder(spec.sae_id)):
-                _train_one(config, run, dataset, spec, display, number * n_steps)
-            display.update((number + 1) * n_steps, f"{number + 1} of {len(specs)} SAEs")
+    say(f"train: {len(missing)} of {len(specs)} SAEs to train, {n_steps:,} steps each")
+    with progress("train", len(missing) * n_steps, "steps") as display:
+        for number, spec in enumerate(missing):
+            _train_one(config, run, dataset, spec, display, number * n_steps)
     say(f"train: {len(specs)} SAEs in {run.path / 'saes'}")
 
 

@@ -70,7 +70,7 @@ class StepRecord(NamedTuple):
 
 
 class Checkpoints(NamedTuple):
-    """Where and how often the state is saved; it is also saved when a signal or the caller ends the loop early."""
+    """Where and how often the state is saved; it is also saved at the end and when a signal arrives."""
 
     path: Path
     every: int
