@@ -103,3 +103,28 @@ def test_hook_names():
         parse_hook_name("blocks.x.hook_resid_post")
     assert [middle_layer(n) for n in (30, 16, 36, 1)] == [14, 7, 17, 0]
     assert resolve_hookpoint(HookpointConfig(site="mlp_out"), 30) == Hookpoint("mlp_out", 14)
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (
+            OSError("You are trying to access a gated repo."),
+            r"nobody/model is gated or private.*hf auth login.*model.local",
+        ),
+        (
+            OSError("nobody/model is not a local folder and is not a valid model identifier"),
+            "nobody/model cannot be loaded",
+        ),
+        (OSError("We couldn't connect to 'https://hub' to load the files"), "cannot be reached"),
+    ],
+)
+def test_what_a_hub_says_becomes_one_clear_error(monkeypatch, failure, message):
+    import transformers
+
+    def refuse(*_args, **_options):
+        raise failure
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
+    with pytest.raises((ValueError, ConnectionError), match=message):
+        model_shape(HubModel(hub="nobody/model"))

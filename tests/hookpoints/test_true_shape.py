@@ -22,7 +22,8 @@ SITES: list[Site] = ["resid_post", "mlp_out", "attn_out"]
 def pythia_1b() -> PreTrainedModel:
     config = GPTNeoXConfig(
         hidden_size=2048, num_hidden_layers=16, num_attention_heads=8, intermediate_size=8192, vocab_size=50304,
-        max_position_embeddings=2048, rotary_pct=0.25, use_parallel_residual=True,
+        max_position_embeddings=2048, use_parallel_residual=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25},
     )  # fmt: skip
     return GPTNeoXForCausalLM(config)
 
