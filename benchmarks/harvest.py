@@ -1,6 +1,6 @@
 """Throughput of the harvest over that of the bare forward to the same block: same model, same batches, same run.
 
-    python -m benchmarks.harvest [--repeats 5] [--tokens 32768]
+    python -m benchmarks.harvest [--repeats 5] [--tokens 65536]
 
 Interleaved, medians. Capturing one hook and three hooks are timed as whole harvests: reading contexts, masks, capture,
 filters, statistics, shuffling, checksums, fsync. The last line is one JSON object.
@@ -27,7 +27,9 @@ CORPUS = EmbeddedCorpus(embedded="python-docs")
 
 
 def settings(sites: list[Site], n_tokens: int) -> HarvestConfig:
-    return HarvestConfig(hookpoints=[HookpointConfig(site=site) for site in sites], n_tokens=n_tokens)
+    return HarvestConfig(
+        hookpoints=[HookpointConfig(site=site) for site in sites], n_tokens=n_tokens, shard_tokens=16_384
+    )
 
 
 def bare_forward(language_model: LanguageModel, config: HarvestConfig, folder: Path) -> float:
@@ -65,7 +67,7 @@ def whole_harvest(language_model: LanguageModel, config: HarvestConfig, folder: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=32_768)
+    parser.add_argument("--tokens", type=int, default=65_536)
     arguments = parser.parse_args()
     language_model = load_model(EmbeddedModel(embedded="smollm2-135m"))
     rates: dict[str, list[float]] = {"bare forward": [], **{name: [] for name in SITES}}
