@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Discriminator, Tag
 
+from hookpoints.hardware import multiplies_bfloat16
 from hookpoints.schema import Schema
 
 if TYPE_CHECKING:
@@ -133,11 +134,7 @@ def resolve_dtype(dtype: Dtype, device: "torch.device") -> "torch.dtype":
 
     if dtype != "auto":
         return getattr(torch, dtype)
-    native = {
-        "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
-        "cpu": lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
-    }
-    return torch.bfloat16 if device.type in native and native[device.type]() else torch.float32
+    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
 
 
 def model_shape(config: EmbeddedModel | HubModel | LocalModel) -> ModelShape:

@@ -56,6 +56,8 @@ class TrainConfig(Schema):
     """Steps of each SAE."""
     batch_size: Annotated[int, Field(ge=2)] = 4096
     """Rows per step."""
+    bank_size: PositiveInt = 8
+    """SAEs of one hookpoint that train together; each costs memory for its weights three times over."""
     device: str = "auto"
     """Where to train."""
     data_seed: Annotated[int, Field(ge=0)] = 0

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from hookpoints.files import read_json, write_json, write_text
 from pipeline.config import RunConfig
 from pipeline.study_file import study_yaml
+from saes.io import is_saved
 
 _PACKAGES = (
     "dipole",
@@ -44,9 +45,22 @@ class RunDirectory:
         """Folder of one SAE."""
         return self.path / "saes" / sae_id
 
-    def checkpoint_path(self, sae_id: str) -> Path:
-        """Checkpoint of an SAE in training; gone when it is trained."""
-        return self.path / "checkpoints" / f"{sae_id}.pt"
+    def stopped_path(self, sae_id: str) -> Path:
+        """Says why an SAE's training was stopped, where it was."""
+        return self.sae_folder(sae_id) / "stopped.json"
+
+    def is_done(self, sae_id: str) -> bool:
+        """Whether training has nothing left to do for an SAE: it is saved, or was stopped."""
+        return is_saved(self.sae_folder(sae_id)) or self.stopped_path(sae_id).exists()
+
+    def stopped_saes(self, sae_ids: Iterable[str]) -> dict[str, str]:
+        """Why each of these SAEs was stopped; those that were not are left out."""
+        paths = {sae_id: self.stopped_path(sae_id) for sae_id in sae_ids}
+        return {sae_id: read_json(path)["reason"] for sae_id, path in paths.items() if path.exists()}
+
+    def checkpoint_path(self, name: str) -> Path:
+        """Checkpoint of a bank in training; gone when it is trained."""
+        return self.path / "checkpoints" / f"{name}.pt"
 
     def environment(self) -> dict[str, Any]:
         """Versions and hardware of the run."""
@@ -62,13 +76,13 @@ class RunDirectory:
         """Add a line to stages.jsonl."""
         append_line(self.stages_path, record)
 
-    def forget_metrics_after(self, sae_id: str, step: int) -> None:
-        """Drop the lines of an SAE past the step it resumes from, so that no step stands twice."""
+    def forget_metrics_after(self, sae_ids: set[str], step: int) -> None:
+        """Drop the lines of SAEs past the step they resume from, so that no step stands twice."""
         if not self.metrics_path.exists():
             return
         lines = self.metrics_path.read_text(encoding="utf8").splitlines()
         records = [(line, json.loads(line)) for line in lines if line.endswith("}")]
-        kept = [line for line, record in records if record["sae_id"] != sae_id or record["step"] <= step]
+        kept = [line for line, record in records if record["sae_id"] not in sae_ids or record["step"] <= step]
         write_text(self.metrics_path, "".join(f"{line}\n" for line in kept))
 
 

@@ -1,7 +1,7 @@
 """One function per stage: read artifacts, write artifacts. Each makes what is missing and leaves the rest alone."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pipeline.progress import Display, duration, progress, say
 from pipeline.run_dir import RunDirectory, append_line, exclusive, open_run
 from pipeline.study_file import study_yaml
 from pipeline.trainer import Checkpoints, fit
+from saes.bank import Bank
 from saes.io import is_saved, read_sae, save_sae
 from saes.learner import SAELearner
 
@@ -54,46 +55,71 @@ def harvest_stage(config: RunConfig, run: RunDirectory) -> None:
 
 
 def train_stage(config: RunConfig, run: RunDirectory) -> None:
-    """Activation shards -> SAE folders."""
+    """Activation shards -> SAE folders. SAEs of a hookpoint learn together, from one pass over its shards."""
     dataset = ActivationDataset(config.activations_path)
     specs = config.specs(dataset.hook_names)
-    missing = [spec for spec in specs if not is_saved(run.sae_folder(spec.sae_id))]
-    n_steps = config.train.n_steps
-    say(f"train: {len(missing)} of {len(specs)} SAEs to train, {n_steps:,} steps each")
-    with progress("train", len(missing) * n_steps, "steps") as display:
-        for number, spec in enumerate(missing):
-            _train_one(config, run, dataset, spec, display, number * n_steps)
-    say(f"train: {len(specs)} SAEs in {run.path / 'saes'}")
+    groups = list(_banks(config, dataset.hook_names))
+    missing = [spec for spec in specs if not run.is_done(spec.sae_id)]
+    say(f"train: {len(missing)} of {len(specs)} SAEs to train, {config.train.n_steps:,} steps each")
+    with progress("train", len(missing) * config.train.n_steps, "SAE steps") as display:
+        finished = 0
+        for name, group in groups:
+            todo = [spec for spec in group if not run.is_done(spec.sae_id)]
+            if todo:
+                _train_bank(config, run, dataset, name, todo, display, finished)
+            finished += len(todo) * config.train.n_steps
+    for sae_id, reason in run.stopped_saes(spec.sae_id for spec in specs).items():
+        say(f"train: stopped {reason} (to try again, delete {run.sae_folder(sae_id)})")
+    say(f"train: {sum(is_saved(run.sae_folder(spec.sae_id)) for spec in specs)} SAEs in {run.path / 'saes'}")
 
 
-def _train_one(
+def _banks(config: RunConfig, hook_names: list[str]) -> Iterator[tuple[str, list[SAESpec]]]:
+    """Groups that train together, named; the same whatever is trained already."""
+    size = config.train.bank_size
+    for hook_name in hook_names:
+        specs = config.specs([hook_name])
+        for number, start in enumerate(range(0, len(specs), size)):
+            yield f"{hook_name}-{number}", specs[start : start + size]
+
+
+def _train_bank(
     config: RunConfig,
     run: RunDirectory,
     dataset: ActivationDataset,
-    spec: SAESpec,
+    name: str,
+    specs: list[SAESpec],
     display: Display,
-    steps_before: int,
+    finished: int,
 ) -> None:
     train = config.train
-    learner = make_learner(config, dataset, spec)
-    batches = ShardBatches(dataset, spec.hook_name, batch_size=train.batch_size, seed=train.data_seed)
-    checkpoint = run.checkpoint_path(spec.sae_id)
+    batches = ShardBatches(dataset, specs[0].hook_name, batch_size=train.batch_size, seed=train.data_seed)
+    bank = Bank({spec.sae_id: make_learner(config, dataset, spec) for spec in specs})
+    checkpoints = Checkpoints(run.checkpoint_path(name), train.checkpoint_every)
+
+    def show(sae_id: str) -> None:
+        """Members that cost the most do not stall the display: it moves with every member's step."""
+        n_done = sum(member.step_number for member in bank.members.values())
+        metrics = bank.metrics.get(sae_id)
+        note = f"{sae_id}: loss {metrics['loss']:.1f}, L0 {metrics['l0']:.1f}" if metrics else sae_id
+        display.update(finished + n_done, note)
+
+    bank.observe = show
     is_first_record = True
-    for record in fit(
-        learner, batches, steps=train.n_steps, checkpoints=Checkpoints(checkpoint, train.checkpoint_every)
-    ):
+    for record in fit(bank, batches, steps=train.n_steps, checkpoints=checkpoints):
         if is_first_record:
-            run.forget_metrics_after(spec.sae_id, record.step - 1)
+            run.forget_metrics_after(set(bank.members), record.step - 1)
             is_first_record = False
         if record.step % train.log_every == 0 or record.step == train.n_steps:
-            append_line(run.metrics_path, {"sae_id": spec.sae_id, "step": record.step, **record.metrics})
-        metrics = record.metrics
-        display.update(
-            steps_before + record.step,
-            f"{spec.sae_id}: loss {metrics['loss']:.1f}, L0 {metrics['l0']:.1f}, dead {metrics['dead_fraction']:.3f}",
-        )
-    save_sae(run.sae_folder(spec.sae_id), learner.trained_sae(), _metadata(config, dataset, spec, learner))
-    checkpoint.unlink(missing_ok=True)
+            for sae_id in bank.active:
+                append_line(run.metrics_path, {"sae_id": sae_id, "step": record.step, **bank.metrics[sae_id]})
+    for spec in specs:
+        if spec.sae_id in bank.stopped:
+            write_json(run.stopped_path(spec.sae_id), {"reason": bank.stopped[spec.sae_id]})
+        else:
+            learner = bank.members[spec.sae_id]
+            metadata = _metadata(config, dataset, spec, learner)
+            save_sae(run.sae_folder(spec.sae_id), learner.trained_sae(), metadata)
+    checkpoints.path.unlink(missing_ok=True)
 
 
 def make_learner(config: RunConfig, dataset: ActivationDataset, spec: SAESpec) -> SAELearner:
@@ -138,11 +164,12 @@ def eval_stage(config: RunConfig, run: RunDirectory) -> None:
     """SAE folders -> eval.csv, one row per SAE."""
     dataset = ActivationDataset(config.activations_path)
     specs = config.specs(dataset.hook_names)
-    missing = [spec.sae_id for spec in specs if not is_saved(run.sae_folder(spec.sae_id))]
+    missing = [spec.sae_id for spec in specs if not run.is_done(spec.sae_id)]
     if missing:
         raise ValueError(
             f"{len(missing)} of {len(specs)} SAEs are not trained yet ({missing[0]}, ...); run dipole train first"
         )
+    specs = [spec for spec in specs if is_saved(run.sae_folder(spec.sae_id))]
     device = resolve_device(config.eval.device)
     with progress("eval", len(specs), "SAEs") as display:
         for number, spec in enumerate(specs):

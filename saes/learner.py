@@ -9,6 +9,7 @@ from torch import Tensor
 from saes.objective import Gradients
 from saes.sae import SAE, SAEConfig, folded
 from saes.sparse import gradients
+from saes.support import ComputeDtype, resolve_compute_dtype
 from saes.thresholds import calibrate, project
 
 
@@ -34,6 +35,8 @@ class LearnerConfig:
     """Latents per token at the start (calibrated), and after a dead latent's reset."""
     constant_threshold: float = 0.0
     """theta at the start (constant); for Gated, -b_gate."""
+    compute_dtype: ComputeDtype = "auto"
+    """Of the encoder product. bfloat16 only screens for open gates, so the step stays exact; auto: where it is native."""
     dead_reset: bool = True
     """Recalibrate the threshold of a latent that has not fired for `dead_window` tokens."""
     dead_window: int = 200_000
@@ -111,6 +114,7 @@ class SAELearner:
             sae.b_dec.copy_(mean * scale)
             sae.threshold.fill_(config.constant_threshold)
         self.sae = sae.to(device)
+        self._compute_dtype = resolve_compute_dtype(config.compute_dtype, torch.device(device))
         self.optimizer = torch.optim.Adam(
             self.sae.parameters(), lr=config.learning_rate, betas=(0.0, 0.999), fused=True
         )
@@ -120,12 +124,19 @@ class SAELearner:
 
     def step(self, batch: Tensor) -> dict[str, Tensor | float]:
         """One update on raw activations ``[batch, d_in]``; returns the parts of the loss and the state of the latents."""
-        x = batch.to(self.sae.b_dec.device, torch.float32) * self.scale
+        return self.step_scaled(batch.to(self.sae.b_dec.device, torch.float32) * self.scale)
+
+    def step_scaled(self, x: Tensor) -> dict[str, Tensor | float]:
+        """As `step`, on activations that are scaled already and on the SAE's device."""
         if self.step_number == 0 and self.config.threshold_init == "calibrated":
             calibrate(self.sae, x, self.config.init_l0)
         now = schedule(self.config, self.sparsity_coefficient, self.step_number, self.n_steps)
         objective, gradient = gradients(
-            self.sae, x, now.sparsity_coefficient, auxiliary_loss=self.config.auxiliary_loss
+            self.sae,
+            x,
+            now.sparsity_coefficient,
+            auxiliary_loss=self.config.auxiliary_loss,
+            compute_dtype=self._compute_dtype,
         )
         self._update(gradient, now.learning_rate)
         self.tokens_since_fired = torch.where(objective.fired, 0, self.tokens_since_fired + len(x))

@@ -3,8 +3,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import saes.support
 from saes.objective import dense_gradients, dense_objective
 from saes.sparse import DENSE_ABOVE_DENSITY, gradients, sparse_gradients
+from saes.support import find_support
 from tests.saes.common import VARIANTS, random_sae
 
 
@@ -87,3 +89,62 @@ def test_objective_by_hand():
     assert float(objective.auxiliary) == pytest.approx(0.25)
     assert float(objective.loss) == pytest.approx(15.25)
     assert float(objective.l0) == 1.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    variant=st.sampled_from(VARIANTS),
+    d_in=st.integers(1, 40),
+    threshold=st.sampled_from([0.0, 0.5, 1.5, 3.0]),
+    seed=st.integers(0, 10_000),
+)
+def test_screening_finds_every_open_gate(variant, d_in, threshold, seed):
+    """The bfloat16 product proposes, float32 decides: the support is that of an exact product, up to float32 rounding of z."""
+    sae = random_sae(variant, d_in, 64, seed, threshold, dtype=torch.float32)
+    centred = 3 * data(50, d_in, seed + 1, torch.float32) - sae.b_dec
+    screened = find_support(sae, centred, torch.bfloat16)
+    exact = find_support(sae.double(), centred.double(), torch.float32)
+    assert screened is not None
+    assert exact is not None
+    z = centred.double() @ sae.W_enc
+    is_close_call = ((z.abs() - sae.threshold[:1]).abs() < 1e-4) | ((z.abs() - sae.threshold[-1:]).abs() < 1e-4)
+    difference = _as_matrix(screened, z.shape) ^ _as_matrix(exact, z.shape)
+    assert not bool((difference & ~is_close_call).any())
+    torch.testing.assert_close(screened.z.double(), z[screened.rows, screened.latents], rtol=1e-4, atol=1e-4)
+
+
+def _as_matrix(support, shape):
+    matrix = torch.zeros(shape, dtype=torch.bool)
+    matrix[support.rows, support.latents] = True
+    return matrix
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_screened_gradients_are_exact(variant):
+    sae = random_sae(variant, 64, 256, threshold=2.5, dtype=torch.float32)
+    exact = random_sae(variant, 64, 256, threshold=2.5)
+    exact.load_state_dict(sae.state_dict())
+    x = data(256, 64, 5)
+    _, expected = dense_gradients(exact, x, 2.0)
+    _, got = sparse_gradients(sae, x.float(), 2.0, compute_dtype=torch.bfloat16)
+    for name, value in expected.items():
+        assert relative_difference(got[name].double(), value) < 1e-5, name
+
+
+def test_chunks_change_nothing(monkeypatch):
+    sae, x = random_sae(VARIANTS[3], threshold=0.5), data(32, 12, 0)
+    _, whole = sparse_gradients(sae, x, 0.7)
+    monkeypatch.setitem(saes.support._CHUNK_ENTRIES, "cpu", 64)
+    _, chunked = sparse_gradients(sae, x, 0.7)
+    for name, value in whole.items():
+        torch.testing.assert_close(chunked[name], value, rtol=1e-12, atol=1e-12)
+
+
+def test_more_open_gates_than_the_kernels_count(monkeypatch):
+    sae, x = random_sae(VARIANTS[1], threshold=0.5), data(32, 12, 0)
+    monkeypatch.setattr(saes.support, "_MAX_ENTRIES", 10)
+    with pytest.raises(ValueError, match=r"32-bit sparse indices.*lower train.batch_size"):
+        sparse_gradients(sae, x, 0.7)
+    _, expected = dense_gradients(sae, x, 0.7)
+    _, got = gradients(sae, x, 0.7)
+    torch.testing.assert_close(got["W_enc"], expected["W_enc"])
