@@ -12,7 +12,7 @@ from torch.nn.functional import embedding_bag
 
 from saes.objective import Gradients, Objective, dense_gradients
 from saes.sae import SAE
-from saes.support import Support, find_support, sampled_products
+from saes.support import Support, find_support, sampled_products, starts
 
 DENSE_ABOVE_DENSITY = 0.04
 """Share of open gates above which the dense formula is faster (docs/results/train_step.md)."""
@@ -56,72 +56,64 @@ def sparse_gradients(
         return _on_support(sae, x, centred, support, sparsity_coefficient, auxiliary_loss=auxiliary_loss)
 
 
-class _Layouts(NamedTuple):
-    """The support by latent (its own order) and by row (its transpose)."""
+class _Transpose(NamedTuple):
+    """The support latent by latent."""
 
+    order: Tensor
+    """``[n]``: place in the support of each entry."""
     rows: Tensor
-    latent_starts: Tensor
-    to_rows: Tensor
-    """``[n]``: position by latent of each entry by row."""
-    latents_by_row: Tensor
-    row_starts: Tensor
+    starts: Tensor
 
-    def sum_by_latent(self, values: Tensor, weights: Tensor) -> Tensor:
+    def weighted_sum(self, values: Tensor, weights: Tensor) -> Tensor:
         """``[d_sae, d_in]``: for each latent, the sum over its open gates of weight * values[row]."""
-        return _weighted_sums(values, self.rows, self.latent_starts, weights)
-
-    def sum_by_row(self, values: Tensor, weights: Tensor) -> Tensor:
-        """``[batch, d_in]``: for each row, the sum over its open gates of weight * values[latent]."""
-        return _weighted_sums(values, self.latents_by_row, self.row_starts, weights[self.to_rows])
+        return _weighted_sums(values, self.rows, self.starts, weights[self.order])
 
 
-def _layouts(support: Support, batch: int, d_sae: int) -> _Layouts:
-    rows, to_rows = support.rows.sort(stable=True)
-    device = rows.device
-    return _Layouts(
-        support.rows,
-        torch.searchsorted(support.latents, torch.arange(d_sae + 1, device=device)),
-        to_rows,
-        support.latents[to_rows],
-        torch.searchsorted(rows, torch.arange(batch + 1, device=device)),
+def _transpose(support: Support, d_sae: int) -> _Transpose:
+    batch = len(support.row_starts) - 1
+    latents, order = support.latents.sort(stable=True)
+    rows = torch.repeat_interleave(torch.arange(batch, device=latents.device), support.row_starts.diff())
+    return _Transpose(order, rows[order], starts(latents, d_sae))
+
+
+def _weighted_sums(values: Tensor, indices: Tensor, group_starts: Tensor, weights: Tensor) -> Tensor:
+    """``[groups, d_in]``: for each group of ``indices``, the sum of weight * values[index]."""
+    return embedding_bag(
+        indices, values, group_starts, mode="sum", per_sample_weights=weights, include_last_offset=True
     )
-
-
-def _weighted_sums(values: Tensor, indices: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
-    return embedding_bag(indices, values, starts, mode="sum", per_sample_weights=weights, include_last_offset=True)
 
 
 def _on_support(
     sae: SAE, x: Tensor, centred: Tensor, support: Support, sparsity_coefficient: float, *, auxiliary_loss: bool
 ) -> tuple[Objective, Gradients]:
     batch, d_sae = len(x), sae.cfg.d_sae
-    layouts = _layouts(support, batch, d_sae)
     vectors = _VectorIndex(sae, support)
     size = support.z * vectors.sign
     gain = vectors.take(sae.log_gain).exp()
     p = size - vectors.take(sae.threshold)
     magnitude = gain * size + vectors.take(sae.bias)
     is_on = magnitude > 0
-    f, q = vectors.sign * magnitude.clamp_min(0), vectors.sign * p
+    f = vectors.sign * magnitude.clamp_min(0)
 
-    residual = layouts.sum_by_row(sae.W_dec, f) - centred
-    error = residual * (2 / batch)
-    dmagnitude = vectors.sign * is_on * sampled_products(sae.W_dec, error, support.latents, support.rows)
+    residual = _weighted_sums(sae.W_dec, support.latents, support.row_starts, f) - centred
+    products = sampled_products(residual, sae.W_dec, support.row_starts, support.latents)
+    dmagnitude = (2 / batch) * vectors.sign * is_on * products
     dp = torch.full_like(p, sparsity_coefficient / batch)
     auxiliary = residual.new_zeros(())
     if auxiliary_loss:
-        auxiliary_residual = layouts.sum_by_row(sae.W_dec, q) - centred
-        products = sampled_products(sae.W_dec, auxiliary_residual, support.latents, support.rows)
+        soft = _weighted_sums(sae.W_dec, support.latents, support.row_starts, vectors.sign * p) - centred
+        products = sampled_products(soft, sae.W_dec, support.row_starts, support.latents)
         dp += (2 / batch) * vectors.sign * products
-        auxiliary = _mean_squared_norm(auxiliary_residual)
+        auxiliary = _mean_squared_norm(soft)
     dsize = gain * dmagnitude
     dz = vectors.sign * (dsize + dp)
-    dz_by_latent = torch.zeros(d_sae, dtype=dz.dtype, device=dz.device).index_add_(0, support.latents, dz)
 
+    by_latent = _transpose(support, d_sae)
+    dz_by_latent = torch.zeros(d_sae, dtype=dz.dtype, device=dz.device).index_add_(0, support.latents, dz)
     gradient = {
-        "W_dec": layouts.sum_by_latent(error, f),
-        "W_enc": layouts.sum_by_latent(centred, dz).T,
-        "b_dec": error.sum(dim=0) - sae.W_enc @ dz_by_latent,
+        "W_dec": by_latent.weighted_sum(residual, (2 / batch) * f),
+        "W_enc": by_latent.weighted_sum(centred, dz).T,
+        "b_dec": (2 / batch) * residual.sum(dim=0) - sae.W_enc @ dz_by_latent,
         "threshold": -vectors.total(dp, sae.threshold),
         "log_gain": vectors.total(dsize * size, sae.log_gain),
         "bias": vectors.total(dmagnitude, sae.bias),

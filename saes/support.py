@@ -16,12 +16,13 @@ from saes.sae import SAE
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 
-_CHUNK_ENTRIES = {"cpu": 1 << 21, "cuda": 1 << 28}
-"""Entries of z alive at a time: on the CPU what a cache holds, on a GPU what keeps it busy."""
+_CHUNK_ENTRIES = {"cpu": 1 << 23, "cuda": 1 << 28}
+"""Entries of z alive at a time: the product slows below, memory traffic grows above."""
 _MAX_ENTRIES = 2**31 - 1
 """The sparse kernels count with 32 bits."""
 _UNIT_ROUNDOFF = 2.0**-8
 """Of bfloat16: 8 significant bits, rounded to nearest."""
+_WORD = 8
 
 
 def resolve_compute_dtype(compute_dtype: ComputeDtype, device: torch.device) -> torch.dtype:
@@ -32,91 +33,129 @@ def resolve_compute_dtype(compute_dtype: ComputeDtype, device: torch.device) -> 
 
 
 class Support(NamedTuple):
-    """The open gates of a batch, n of them, latent by latent."""
+    """The open gates of a batch, n of them, row by row."""
 
-    rows: Tensor
-    """``[n]`` int64: row in the batch, ascending within each latent."""
     latents: Tensor
-    """``[n]`` int64: latent, ascending."""
+    """``[n]`` int64: latent, ascending within each row."""
+    row_starts: Tensor
+    """``[batch + 1]`` int64: where each row begins."""
     z: Tensor
     """``[n]``: encoder product."""
 
 
+class _Entries(NamedTuple):
+    """Places in ``[latents, batch]``, latent by latent."""
+
+    latents: Tensor
+    rows: Tensor
+    z: Tensor | None
+
+
 def find_support(sae: SAE, centred: Tensor, compute_dtype: torch.dtype, most: int = _MAX_ENTRIES) -> Support | None:
-    """The open gates on ``centred [batch, d_in]`` = x - b_dec; None as soon as there are more than ``most``."""
+    """The open gates on ``centred [batch, d_in]`` = x - b_dec; None as soon as more than ``most`` are proposed."""
     is_screened = compute_dtype == torch.bfloat16 and centred.dtype == torch.float32
-    proposed = _Screen(sae, centred) if is_screened else None
-    pieces: list[Support] = []
+    screen = _Screen(sae, centred) if is_screened else None
+    pieces: list[_Entries] = []
     n_found = 0
-    step = max(1, _CHUNK_ENTRIES.get(centred.device.type, 1 << 21) // len(centred))
+    step = max(1, _CHUNK_ENTRIES.get(centred.device.type, 1 << 23) // len(centred))
     for start in range(0, sae.cfg.d_sae, step):
         chunk = slice(start, start + step)
-        if proposed is None:
-            piece = _open_gates(sae, sae.W_enc.T[chunk] @ centred.T, chunk)
-        else:
-            piece = proposed.exact(chunk)
-        pieces.append(piece)
-        n_found += len(piece.z)
+        pieces.append(_open_gates(sae, centred, chunk) if screen is None else screen.candidates(chunk))
+        n_found += len(pieces[-1].rows)
         if n_found > min(most, _MAX_ENTRIES):
             return None
-    return Support(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
+    rows, order = torch.cat([piece.rows for piece in pieces]).sort(stable=True)
+    latents = torch.cat([piece.latents for piece in pieces])[order]
+    row_starts = starts(rows, len(centred))
+    if screen is None:
+        return Support(latents, row_starts, torch.cat([piece.z for piece in pieces if piece.z is not None])[order])
+    z = sampled_products(centred, sae.W_enc.T, row_starts, latents)
+    keep = _passes(sae, z, latents)
+    return Support(latents[keep], starts(rows[keep], len(centred)), z[keep])
 
 
-def is_open(sae: SAE, z: Tensor, latents: slice | Tensor, slack: Tensor | float = 0.0) -> Tensor:
-    """Where z > theta+ or -z > theta-, thresholds lowered by ``slack``; ``latents`` is the first dimension of ``z``."""
-    column = (slice(None), *([None] * (z.ndim - 1)))
-    theta = sae.threshold[:, latents]
+def starts(ascending: Tensor, n: int) -> Tensor:
+    """``[n + 1]``: where each of 0 .. n - 1 begins in a sorted index."""
+    return torch.searchsorted(ascending, torch.arange(n + 1, device=ascending.device, dtype=ascending.dtype))
+
+
+def sampled_products(left: Tensor, right: Tensor, left_starts: Tensor, right_rows: Tensor) -> Tensor:
+    """``[n]``: <left[i], right[j]> for the pairs (i, j) that compressed rows ``left_starts``, ``right_rows`` name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        pattern = torch.sparse_csr_tensor(
+            left_starts,
+            right_rows,
+            left.new_zeros(len(right_rows)),
+            size=(len(left), len(right)),
+            check_invariants=False,
+        )
+    return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
+
+
+def _passes(sae: SAE, z: Tensor, latents: Tensor) -> Tensor:
+    """Where z > theta+ or -z > theta-, for ``z [n]`` of ``latents [n]``."""
     if not sae.cfg.two_sided:
-        return z > theta[0][column] - slack
-    if len(theta) == 1:
-        return z.abs() > theta[0][column] - slack
-    return (z > theta[0][column] - slack) | (z < slack - theta[1][column])
+        return z > sae.threshold[0, latents]
+    if len(sae.threshold) == 1:
+        return z.abs() > sae.threshold[0, latents]
+    return (z > sae.threshold[0, latents]) | (-z > sae.threshold[1, latents])
 
 
-def _open_gates(sae: SAE, z: Tensor, chunk: slice) -> Support:
-    """Of one chunk ``z [latents, batch]``."""
-    entries = is_open(sae, z, chunk).flatten().nonzero()[:, 0]
-    latents = entries // z.shape[1]
-    return Support(entries - latents * z.shape[1], latents + chunk.start, z.flatten()[entries])
+def _open_gates(sae: SAE, centred: Tensor, chunk: slice) -> _Entries:
+    """The open gates of one chunk of latents, with z."""
+    z = sae.W_enc.T[chunk] @ centred.T
+    theta = sae.threshold[:, chunk, None]
+    if not sae.cfg.two_sided:
+        is_open = z > theta[0]
+    elif len(theta) == 1:
+        is_open = z.abs() > theta[0]
+    else:
+        is_open = (z > theta[0]) | (z < -theta[1])
+    places = true_places(is_open)
+    latents = places // z.shape[1]
+    return _Entries(latents + chunk.start, places - latents * z.shape[1], z.flatten()[places])
 
 
 class _Screen:
     """Candidates from the bfloat16 product.
 
-    Rounding both factors and the result moves z by at most (2u + u^2) |x||w| + u |z~|, with u the unit roundoff and the
-    sum of products bounded by Cauchy and Schwarz; float32 accumulation adds d_in 2^-24 |x||w|, rounding of the bound itself
-    is covered by the last factor.
+    With u the unit roundoff, rounding both factors moves z by at most (2u + u^2) |x||w| (Cauchy and Schwarz over the sum of
+    products), float32 accumulation by d_in 2^-24 |x||w| more, and rounding the result by u |z|. So an open gate has
+    |z~| > (1 - u) (theta - c |x||w|). The bound is itself a product of rank 2, (theta, |w|) (1, -c|x|), rounded to
+    bfloat16; the factors below cover that rounding too.
     """
 
     def __init__(self, sae: SAE, centred: Tensor) -> None:
-        self._sae = sae
-        self._centred = centred
+        u = _UNIT_ROUNDOFF
+        relative = (2 * u + u * u + sae.cfg.d_in * 2.0**-24) * (1 + 6 * u)
         self._x = centred.T.bfloat16()
         self._w = sae.W_enc.T.bfloat16()
-        u = _UNIT_ROUNDOFF
-        self._relative = (2 * u + u * u + sae.cfg.d_in * 2.0**-24) * (1 + u) * 1.01
-        self._x_norm = centred.norm(dim=1)
-        self._w_norm = sae.W_enc.norm(dim=0)
+        x_norm, w_norm = centred.norm(dim=1), sae.W_enc.norm(dim=0)
+        self._bound_right = torch.stack([torch.ones_like(x_norm), -relative * x_norm]).bfloat16()
+        lowered = torch.where(sae.threshold > 0, 1 - 6 * u, 1 + 6 * u) * sae.threshold
+        self._bounds_left = [torch.stack([side, w_norm], dim=1).bfloat16() for side in lowered]
+        self._two_sided = sae.cfg.two_sided
 
-    def exact(self, chunk: slice) -> Support:
+    def candidates(self, chunk: slice) -> _Entries:
         z = self._w[chunk] @ self._x
-        slack = torch.outer(self._w_norm[chunk] * self._relative, self._x_norm).addcmul_(
-            z.abs(), z.new_tensor(_UNIT_ROUNDOFF)
-        )
-        entries = is_open(self._sae, z, chunk, slack).flatten().nonzero()[:, 0]
-        local = entries // z.shape[1]
-        rows, latents = entries - local * z.shape[1], local + chunk.start
-        exact = sampled_products(self._sae.W_enc.T[chunk], self._centred, local, rows)
-        keep = is_open(self._sae, exact, latents)
-        return Support(rows[keep], latents[keep], exact[keep])
+        bounds = [left[chunk] @ self._bound_right for left in self._bounds_left]
+        if not self._two_sided:
+            could_be_open = z > bounds[0]
+        elif len(bounds) == 1:
+            could_be_open = z.abs_() > bounds[0]
+        else:
+            could_be_open = (z > bounds[0]) | (z.neg_() > bounds[1])
+        places = true_places(could_be_open)
+        latents = places // z.shape[1]
+        return _Entries(latents + chunk.start, places - latents * z.shape[1], None)
 
 
-def sampled_products(left: Tensor, right: Tensor, left_rows: Tensor, right_rows: Tensor) -> Tensor:
-    """``[n]``: <left[left_rows], right[right_rows]>, ``left_rows`` ascending and the pairs all different."""
-    starts = torch.searchsorted(left_rows, torch.arange(len(left) + 1, device=left.device))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        pattern = torch.sparse_csr_tensor(
-            starts, right_rows, left.new_zeros(len(left_rows)), size=(len(left), len(right)), check_invariants=False
-        )
-    return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
+def true_places(matrix: Tensor) -> Tensor:
+    """Flat indices of the true entries, ascending; reads eight booleans at a time, since few are true."""
+    flat = matrix.flatten()
+    if len(flat) % _WORD:
+        return flat.nonzero()[:, 0]
+    words = flat.view(torch.int64).nonzero()[:, 0]
+    inside = flat.view(-1, _WORD)[words].nonzero()
+    return words[inside[:, 0]] * _WORD + inside[:, 1]

@@ -110,12 +110,12 @@ def test_screening_finds_every_open_gate(variant, d_in, threshold, seed):
     is_close_call = ((z.abs() - sae.threshold[:1]).abs() < 1e-4) | ((z.abs() - sae.threshold[-1:]).abs() < 1e-4)
     difference = _as_matrix(screened, z.shape) ^ _as_matrix(exact, z.shape)
     assert not bool((difference & ~is_close_call).any())
-    torch.testing.assert_close(screened.z.double(), z[screened.rows, screened.latents], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(screened.z.double(), z[_as_matrix(screened, z.shape)], rtol=1e-4, atol=1e-4)
 
 
 def _as_matrix(support, shape):
     matrix = torch.zeros(shape, dtype=torch.bool)
-    matrix[support.rows, support.latents] = True
+    matrix[torch.repeat_interleave(torch.arange(len(matrix)), support.row_starts.diff()), support.latents] = True
     return matrix
 
 
