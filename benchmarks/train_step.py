@@ -101,7 +101,8 @@ def saelens_step(one: SAELearner, x: Tensor, *, autocast: bool) -> Callable[[], 
         sae.b_mag.zero_()
         sae.r_mag.zero_()
     config = SAETrainerConfig(
-        total_training_samples=10**9, train_batch_size_samples=len(x), lr=LEARNING_RATE, device=str(x.device), autocast=autocast
+        total_training_samples=10**9, train_batch_size_samples=len(x), lr=LEARNING_RATE, lr_end=LEARNING_RATE,
+        device=str(x.device), autocast=autocast,
     )  # fmt: skip
     trainer = SAETrainer(config, sae, iter([]))
     return lambda: trainer.step(x)

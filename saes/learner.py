@@ -177,8 +177,8 @@ class SAELearner:
 
     @torch.no_grad()
     def _update(self, gradient: Gradients, learning_rate: float) -> None:
-        along = (gradient["W_dec"] * self.sae.W_dec).sum(dim=1, keepdim=True)
-        gradient["W_dec"] -= along * self.sae.W_dec
+        along = torch.einsum("ij,ij->i", gradient["W_dec"], self.sae.W_dec)[:, None]
+        gradient["W_dec"].addcmul_(along, self.sae.W_dec, value=-1)
         for name, parameter in self.sae.named_parameters():
             parameter.grad = gradient[name]
         self.optimizer.param_groups[0]["lr"] = learning_rate

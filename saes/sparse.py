@@ -72,7 +72,8 @@ class _Transpose(NamedTuple):
 def _transpose(support: Support, d_sae: int) -> _Transpose:
     batch = len(support.row_starts) - 1
     latents, order = support.latents.sort(stable=True)
-    rows = torch.repeat_interleave(torch.arange(batch, device=latents.device), support.row_starts.diff())
+    every_row = torch.arange(batch, device=latents.device, dtype=torch.int32)
+    rows = torch.repeat_interleave(every_row, support.row_starts.diff())
     return _Transpose(order, rows[order], starts(latents, d_sae))
 
 
@@ -93,20 +94,20 @@ def _on_support(
     p = size - vectors.take(sae.threshold)
     magnitude = gain * size + vectors.take(sae.bias)
     is_on = magnitude > 0
-    f = vectors.sign * magnitude.clamp_min(0)
+    f = magnitude.clamp_min(0) * vectors.sign
 
     residual = _weighted_sums(sae.W_dec, support.latents, support.row_starts, f) - centred
     products = sampled_products(residual, sae.W_dec, support.row_starts, support.latents)
-    dmagnitude = (2 / batch) * vectors.sign * is_on * products
+    dmagnitude = products * is_on * vectors.sign * (2 / batch)
     dp = torch.full_like(p, sparsity_coefficient / batch)
     auxiliary = residual.new_zeros(())
     if auxiliary_loss:
-        soft = _weighted_sums(sae.W_dec, support.latents, support.row_starts, vectors.sign * p) - centred
+        soft = _weighted_sums(sae.W_dec, support.latents, support.row_starts, p * vectors.sign) - centred
         products = sampled_products(soft, sae.W_dec, support.row_starts, support.latents)
-        dp += (2 / batch) * vectors.sign * products
+        dp += products * vectors.sign * (2 / batch)
         auxiliary = _mean_squared_norm(soft)
     dsize = gain * dmagnitude
-    dz = vectors.sign * (dsize + dp)
+    dz = (dsize + dp) * vectors.sign
 
     by_latent = _transpose(support, d_sae)
     dz_by_latent = torch.zeros(d_sae, dtype=dz.dtype, device=dz.device).index_add_(0, support.latents, dz)
@@ -131,10 +132,11 @@ class _VectorIndex:
     """Which entry of a ``[1 or 2, d_sae]`` vector each open gate uses, and sums back into it."""
 
     def __init__(self, sae: SAE, support: Support) -> None:
-        is_negative = support.z < 0 if sae.cfg.two_sided else torch.zeros_like(support.z, dtype=torch.bool)
-        self.sign = torch.where(is_negative, -1.0, 1.0).to(support.z.dtype)
-        self._one_row = support.latents
-        self._two_rows = support.latents + is_negative * sae.cfg.d_sae
+        self._one_row = self._two_rows = support.latents
+        self.sign: Tensor | float = 1.0
+        if sae.cfg.two_sided:
+            self.sign = support.z.sign()
+            self._two_rows = torch.where(support.z < 0, support.latents + sae.cfg.d_sae, support.latents)
 
     def take(self, vector: Tensor) -> Tensor:
         return vector.flatten()[self._index(vector)]

@@ -36,9 +36,9 @@ class Support(NamedTuple):
     """The open gates of a batch, n of them, row by row."""
 
     latents: Tensor
-    """``[n]`` int64: latent, ascending within each row."""
+    """``[n]`` int32: latent, ascending within each row."""
     row_starts: Tensor
-    """``[batch + 1]`` int64: where each row begins."""
+    """``[batch + 1]`` int32: where each row begins."""
     z: Tensor
     """``[n]``: encoder product."""
 
@@ -75,8 +75,9 @@ def find_support(sae: SAE, centred: Tensor, compute_dtype: torch.dtype, most: in
 
 
 def starts(ascending: Tensor, n: int) -> Tensor:
-    """``[n + 1]``: where each of 0 .. n - 1 begins in a sorted index."""
-    return torch.searchsorted(ascending, torch.arange(n + 1, device=ascending.device, dtype=ascending.dtype))
+    """``[n + 1]`` int32: where each of 0 .. n - 1 begins in a sorted index."""
+    numbers = torch.arange(n + 1, device=ascending.device, dtype=ascending.dtype)
+    return torch.searchsorted(ascending, numbers, out_int32=True)
 
 
 def sampled_products(left: Tensor, right: Tensor, left_starts: Tensor, right_rows: Tensor) -> Tensor:
@@ -112,9 +113,14 @@ def _open_gates(sae: SAE, centred: Tensor, chunk: slice) -> _Entries:
         is_open = z.abs() > theta[0]
     else:
         is_open = (z > theta[0]) | (z < -theta[1])
-    places = true_places(is_open)
-    latents = places // z.shape[1]
-    return _Entries(latents + chunk.start, places - latents * z.shape[1], z.flatten()[places])
+    return _entries(is_open, chunk, z)
+
+
+def _entries(is_chosen: Tensor, chunk: slice, z: Tensor | None) -> _Entries:
+    places = true_places(is_chosen)
+    latents = places // is_chosen.shape[1]
+    rows = (places - latents * is_chosen.shape[1]).int()
+    return _Entries((latents + chunk.start).int(), rows, None if z is None else z.flatten()[places])
 
 
 class _Screen:
@@ -146,9 +152,7 @@ class _Screen:
             could_be_open = z.abs_() > bounds[0]
         else:
             could_be_open = (z > bounds[0]) | (z.neg_() > bounds[1])
-        places = true_places(could_be_open)
-        latents = places // z.shape[1]
-        return _Entries(latents + chunk.start, places - latents * z.shape[1], None)
+        return _entries(could_be_open, chunk, None)
 
 
 def true_places(matrix: Tensor) -> Tensor:
