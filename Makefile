@@ -35,8 +35,9 @@ format: dev  ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: dev  ## Run every benchmark
+bench: interop  ## Run every benchmark (minutes; installs sae-lens to compare with)
 	$(BIN)/python -m benchmarks.harvest
+	$(BIN)/python -m benchmarks.train_step --growth
 
 clean:  ## Remove the environment and caches; runs/ stays
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis .import_linter_cache

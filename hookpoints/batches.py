@@ -1,5 +1,7 @@
 """Training batches of one hook, read shard after shard."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,8 @@ class ShardBatches:
 
     Each epoch visits the training shards in an order of its own (a function of ``seed`` and the epoch) and reads each
     from front to back; rows were shuffled inside a shard when it was written. Batch k is a function of k alone, so the
-    state is one number. Raises ValueError when the split holds fewer rows than one batch.
+    state is one number. The next shard is read while the current one is in use. Raises ValueError when the split holds
+    fewer rows than one batch.
     """
 
     def __init__(self, dataset: ActivationDataset, hook_name: str, *, batch_size: int, seed: int) -> None:
@@ -29,6 +32,8 @@ class ShardBatches:
             )
         self._cursor = 0
         self._loaded: tuple[int, Tensor] | None = None
+        self._ahead: tuple[int, Future[Tensor]] | None = None
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="shards")
 
     def __next__(self) -> Tensor:
         pieces = [self._rows(shard)[start:stop] for shard, start, stop in self._spans(self._cursor)]
@@ -49,15 +54,21 @@ class ShardBatches:
         """Continue from a position."""
         self._cursor = state["cursor"]
 
+    def _order(self, epoch: int) -> list[int]:
+        """Positions in the list of training shards, as an epoch visits them."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        return torch.randperm(len(self._shards), generator=generator).tolist()
+
+    @property
+    def _batches_per_epoch(self) -> int:
+        return self.n_rows // self._batch_size
+
     def _spans(self, batch: int) -> list[tuple[int, int, int]]:
         """(shard, first row, end row) pieces of a batch; an epoch's incomplete last batch is left out."""
-        per_epoch = self.n_rows // self._batch_size
-        epoch, number = divmod(batch, per_epoch)
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self._shards), generator=generator).tolist()
+        epoch, number = divmod(batch, self._batches_per_epoch)
         first, end = number * self._batch_size, (number + 1) * self._batch_size
         spans, offset = [], 0
-        for position in order:
+        for position in self._order(epoch):
             size = self._sizes[position]
             start, stop = max(first - offset, 0), min(end - offset, size)
             if start < stop:
@@ -67,8 +78,19 @@ class ShardBatches:
 
     def _rows(self, shard: int) -> Tensor:
         if self._loaded is None or self._loaded[0] != shard:
-            self._loaded = None  # let go of the old shard before the new one is read
-            rows = self._dataset.read(self._hook_name, shard)
-            kept = rows.activations if not rows.is_outlier.any() else rows.activations[~rows.is_outlier]
-            self._loaded = (shard, kept)
+            is_ahead = self._ahead is not None and self._ahead[0] == shard
+            self._loaded = (shard, self._ahead[1].result() if self._ahead and is_ahead else self._read(shard))
+            following = self._following(shard)
+            self._ahead = None if following == shard else (following, self._reader.submit(self._read, following))
         return self._loaded[1]
+
+    def _read(self, shard: int) -> Tensor:
+        rows = self._dataset.read(self._hook_name, shard)
+        return rows.activations[~rows.is_outlier] if bool(rows.is_outlier.any()) else rows.activations
+
+    def _following(self, shard: int) -> int:
+        """The shard visited after this one."""
+        epoch = self._cursor // self._batches_per_epoch
+        order = [self._shards[position] for position in self._order(epoch)]
+        place = order.index(shard) + 1
+        return order[place] if place < len(order) else self._shards[self._order(epoch + 1)[0]]

@@ -13,6 +13,9 @@ from hookpoints.schema import Schema
 from saes.learner import LearnerConfig
 from saes.sae import Architecture, SAEConfig, Tying
 
+_OVERRIDES = ("auxiliary_loss", "threshold_init", "dead_reset", "target_l0")
+"""Learner settings that a sweep may set for itself."""
+
 
 class _Sweep(Schema):
     d_sae: PositiveInt
@@ -25,6 +28,8 @@ class _Sweep(Schema):
     """Overrides `learner.threshold_init` for this sweep."""
     dead_reset: bool | None = None
     """Overrides `learner.dead_reset` for this sweep."""
+    target_l0: PositiveFloat | None = None
+    """Steer each lambda, from the coefficient given, towards this L0."""
 
 
 class GatedSweep(_Sweep):
@@ -94,7 +99,7 @@ class SAESpec(NamedTuple):
         parts = [self.hook_name, sweep.architecture, str(sweep.d_sae)]
         if isinstance(sweep, SignAwareGatedSweep):
             parts += [f"tying_{sweep.tying}"] + (["one_sided"] if sweep.one_sided else [])
-        for name in ("auxiliary_loss", "threshold_init", "dead_reset"):
+        for name in _OVERRIDES:
             value = getattr(sweep, name)
             parts += [] if value is None else [f"{name}_{value}".lower()]
         return "-".join([*parts, f"lambda_{self.sparsity_coefficient:g}", f"seed_{self.seed}"])
@@ -108,8 +113,7 @@ class SAESpec(NamedTuple):
 
     def learner_config(self, default: LearnerConfig) -> LearnerConfig:
         """How this SAE is trained: the study's settings, with the sweep's own in their place."""
-        names = ("auxiliary_loss", "threshold_init", "dead_reset")
-        given = {name: getattr(self.sweep, name) for name in names if getattr(self.sweep, name) is not None}
+        given = {name: getattr(self.sweep, name) for name in _OVERRIDES if getattr(self.sweep, name) is not None}
         return replace(default, **given)
 
 

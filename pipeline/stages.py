@@ -27,6 +27,7 @@ from saes.io import is_saved, read_sae, save_sae
 from saes.learner import SAELearner
 
 _EVALUATION = "eval.json"
+_L0_TOLERANCE = 0.1
 
 
 def harvest_stage(config: RunConfig, run: RunDirectory) -> None:
@@ -118,8 +119,18 @@ def _train_bank(
         else:
             learner = bank.members[spec.sae_id]
             metadata = _metadata(config, dataset, spec, learner)
+            _say_how_close(spec, bank, learner.config.target_l0)
             save_sae(run.sae_folder(spec.sae_id), learner.trained_sae(), metadata)
     checkpoints.path.unlink(missing_ok=True)
+
+
+def _say_how_close(spec: SAESpec, bank: Bank, target_l0: float | None) -> None:
+    """A target out of reach is said, and the nearest that steering found is kept."""
+    l0 = bank.metrics[spec.sae_id]["l0"]
+    if target_l0 is not None and abs(l0 / target_l0 - 1) > _L0_TOLERANCE:
+        say(
+            f"train: {spec.sae_id} ended at L0 {l0:.1f}, not {target_l0:g}; give more steps or a nearer lambda to start from"
+        )
 
 
 def make_learner(config: RunConfig, dataset: ActivationDataset, spec: SAESpec) -> SAELearner:
@@ -156,6 +167,7 @@ def _metadata(config: RunConfig, dataset: ActivationDataset, spec: SAESpec, lear
         "batch_size": config.train.batch_size,
         "training_scale": learner.scale,
         "n_dead_resets": learner.n_dead_resets,
+        "final_sparsity_coefficient": learner.sparsity_coefficient * learner.coefficient_factor,
         "learner": asdict(learner.config),
     }
 
@@ -205,6 +217,7 @@ def _row(run: RunDirectory, spec: SAESpec) -> dict[str, Any]:
         "auxiliary_loss": metadata["learner"]["auxiliary_loss"],
         "threshold_init": metadata["learner"]["threshold_init"],
         "n_dead_resets": metadata["n_dead_resets"],
+        "final_sparsity_coefficient": metadata["final_sparsity_coefficient"],
         "n_steps": metadata["n_steps"],
     }
 

@@ -12,6 +12,12 @@ from saes.sparse import gradients
 from saes.support import ComputeDtype, resolve_compute_dtype
 from saes.thresholds import calibrate, project
 
+_STEERING_GAIN = 0.06
+"""Exponent of L0 / target_l0 by which lambda moves in one step."""
+_MOST_STEERING = 1000.0
+"""lambda stays within this factor of the coefficient given."""
+_LEAST_L0 = 1e-3
+
 
 @dataclass(frozen=True)
 class LearnerConfig:
@@ -37,6 +43,8 @@ class LearnerConfig:
     """theta at the start (constant); for Gated, -b_gate."""
     compute_dtype: ComputeDtype = "auto"
     """Of the encoder product. bfloat16 only screens for open gates, so the step stays exact; auto: where it is native."""
+    target_l0: float | None = None
+    """Steer lambda, from the coefficient given, so that training ends near this L0."""
     dead_reset: bool = True
     """Recalibrate the threshold of a latent that has not fired for `dead_window` tokens."""
     dead_window: int = 200_000
@@ -52,6 +60,7 @@ class LearnerConfig:
             ),
             "sparsity_warmup_fraction": (0 <= self.sparsity_warmup_fraction <= 1, "in [0, 1]"),
             "init_l0": (self.init_l0 > 0, "more than 0"),
+            "target_l0": (self.target_l0 is None or self.target_l0 > 0, "more than 0"),
             "dead_window": (self.dead_window > 0, "more than 0"),
         }
         broken = [
@@ -121,6 +130,8 @@ class SAELearner:
         self.tokens_since_fired = torch.zeros(cfg.d_sae, dtype=torch.int64, device=device)
         self.step_number = 0
         self.n_dead_resets = 0
+        self.coefficient_factor = 1.0
+        """What steering towards ``target_l0`` has made of lambda so far."""
 
     def step(self, batch: Tensor) -> dict[str, Tensor | float]:
         """One update on raw activations ``[batch, d_in]``; returns the parts of the loss and the state of the latents."""
@@ -130,7 +141,8 @@ class SAELearner:
         """As `step`, on activations that are scaled already and on the SAE's device."""
         if self.step_number == 0 and self.config.threshold_init == "calibrated":
             calibrate(self.sae, x, self.config.init_l0)
-        now = schedule(self.config, self.sparsity_coefficient, self.step_number, self.n_steps)
+        coefficient = self.sparsity_coefficient * self.coefficient_factor
+        now = schedule(self.config, coefficient, self.step_number, self.n_steps)
         objective, gradient = gradients(
             self.sae,
             x,
@@ -141,6 +153,7 @@ class SAELearner:
         self._update(gradient, now.learning_rate)
         self.tokens_since_fired = torch.where(objective.fired, 0, self.tokens_since_fired + len(x))
         self.step_number += 1
+        self._steer(objective.l0)
         self._reset_dead(x)
         return {
             "loss": objective.loss,
@@ -165,6 +178,7 @@ class SAELearner:
             "tokens_since_fired": self.tokens_since_fired,
             "step_number": self.step_number,
             "n_dead_resets": self.n_dead_resets,
+            "coefficient_factor": self.coefficient_factor,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -174,6 +188,7 @@ class SAELearner:
         self.tokens_since_fired = state["tokens_since_fired"].to(self.tokens_since_fired.device)
         self.step_number = state["step_number"]
         self.n_dead_resets = state["n_dead_resets"]
+        self.coefficient_factor = state["coefficient_factor"]
 
     @torch.no_grad()
     def _update(self, gradient: Gradients, learning_rate: float) -> None:
@@ -185,6 +200,15 @@ class SAELearner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         project(self.sae)
+
+    def _steer(self, l0: Tensor) -> None:
+        """Integral control in logarithms: L0 falls about as lambda^-1.5, so an error shrinks e-fold in a few dozen steps."""
+        is_warm = self.step_number > self.config.sparsity_warmup_fraction * self.n_steps
+        if self.config.target_l0 is None or not is_warm:
+            return
+        ratio = max(float(l0), _LEAST_L0) / self.config.target_l0
+        factor = self.coefficient_factor * ratio**_STEERING_GAIN
+        self.coefficient_factor = min(max(factor, 1 / _MOST_STEERING), _MOST_STEERING)
 
     def _reset_dead(self, x: Tensor) -> None:
         """Only while the learning rate is at its height: a latent reset later would have no time to settle."""

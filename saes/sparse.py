@@ -14,7 +14,7 @@ from saes.objective import Gradients, Objective, dense_gradients
 from saes.sae import SAE
 from saes.support import Support, find_support, sampled_products, starts
 
-DENSE_ABOVE_DENSITY = 0.04
+DENSE_ABOVE_DENSITY = 0.15
 """Share of open gates above which the dense formula is faster (docs/results/train_step.md)."""
 
 

@@ -123,3 +123,16 @@ def test_schedules():
 def test_values_out_of_range_are_all_named():
     with pytest.raises(ValueError, match=r"learning_rate is 0, it must be more than 0; init_l0 is -1, it must be"):
         LearnerConfig(learning_rate=0, init_l0=-1)
+
+
+@pytest.mark.parametrize("variant", VARIANTS[:2])
+@pytest.mark.parametrize("coefficient", [0.05, 3.0])
+def test_target_l0_is_reached_from_either_side(variant, coefficient):
+    one = learner(variant, coefficient=coefficient, target_l0=4.0, n_steps=400)
+    assert float(train(one, 400)["l0"]) == pytest.approx(4.0, rel=0.1)
+
+
+def test_target_l0_out_of_reach_keeps_lambda_bounded():
+    one = learner(target_l0=1e5, n_steps=400)
+    train(one, 400)
+    assert one.coefficient_factor == pytest.approx(1e-3)
