@@ -38,6 +38,7 @@ format: dev  ## Format and fix what can be fixed
 bench: interop  ## Run every benchmark (minutes; installs sae-lens to compare with)
 	$(BIN)/python -m benchmarks.harvest
 	$(BIN)/python -m benchmarks.train_step --growth
+	$(BIN)/python -m benchmarks.sweep
 
 clean:  ## Remove the environment and caches; runs/ stays
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis .import_linter_cache

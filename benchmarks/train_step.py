@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.peers import saelens_trainer
 from saes.learner import LearnerConfig, SAELearner
 from saes.objective import dense_gradients, dense_objective
 from saes.sae import SAEConfig
@@ -83,28 +84,7 @@ def autograd_step(one: SAELearner, x: Tensor) -> Callable[[], object]:
 
 def saelens_step(one: SAELearner, x: Tensor, *, autocast: bool) -> Callable[[], object]:
     """SAELens' own trainer step on the same weights and gates."""
-    from sae_lens.config import SAETrainerConfig
-    from sae_lens.saes.gated_sae import GatedTrainingSAE, GatedTrainingSAEConfig
-    from sae_lens.training.sae_trainer import SAETrainer
-
-    sae = GatedTrainingSAE(
-        GatedTrainingSAEConfig(
-            d_in=one.sae.cfg.d_in, d_sae=one.sae.cfg.d_sae, l1_coefficient=COEFFICIENT, normalize_activations="none",
-            device=str(x.device),
-        )
-    )  # fmt: skip
-    with torch.no_grad():
-        sae.W_enc.copy_(one.sae.W_enc)
-        sae.W_dec.copy_(one.sae.W_dec)
-        sae.b_dec.copy_(one.sae.b_dec)
-        sae.b_gate.copy_(-one.sae.threshold[0])
-        sae.b_mag.zero_()
-        sae.r_mag.zero_()
-    config = SAETrainerConfig(
-        total_training_samples=10**9, train_batch_size_samples=len(x), lr=LEARNING_RATE, lr_end=LEARNING_RATE,
-        device=str(x.device), autocast=autocast,
-    )  # fmt: skip
-    trainer = SAETrainer(config, sae, iter([]))
+    trainer = saelens_trainer(one.sae, COEFFICIENT, len(x), LEARNING_RATE, autocast=autocast)
     return lambda: trainer.step(x)
 
 

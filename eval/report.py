@@ -36,6 +36,8 @@ class Provenance(NamedTuple):
     """Versions and hardware."""
     stages: list[dict[str, Any]]
     """Seconds and peak memory of each stage run."""
+    stopped: dict[str, str]
+    """SAEs that diverged, and so are in no table or curve, with the reason."""
 
 
 class ReportFiles(NamedTuple):
@@ -139,7 +141,8 @@ def _activation_facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _run_facts(provenance: Provenance) -> list[tuple[str, str]]:
-    facts = [(name, str(value)) for name, value in provenance.environment.items()]
+    facts = [(f"stopped: {sae_id}", reason) for sae_id, reason in provenance.stopped.items()]
+    facts += [(name, str(value)) for name, value in provenance.environment.items()]
     for stage in provenance.stages:
         memory = f"{stage['peak_memory_bytes'] / 1e9:.2f} GB peak memory"
         facts.append((f"stage {stage['stage']}", f"{stage['seconds']:.0f} s, {memory}"))

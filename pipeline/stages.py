@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,24 @@ def train_stage(config: RunConfig, run: RunDirectory) -> None:
         for name, group in groups:
             todo = [spec for spec in group if not run.is_done(spec.sae_id)]
             if todo:
-                _train_bank(config, run, dataset, name, todo, display, finished)
+                with _memory_advice():
+                    _train_bank(config, run, dataset, name, todo, display, finished)
             finished += len(todo) * config.train.n_steps
     for sae_id, reason in run.stopped_saes(spec.sae_id for spec in specs).items():
         say(f"train: stopped {reason} (to try again, delete {run.sae_folder(sae_id)})")
     say(f"train: {sum(is_saved(run.sae_folder(spec.sae_id)) for spec in specs)} SAEs in {run.path / 'saes'}")
+
+
+@contextmanager
+def _memory_advice() -> Iterator[None]:
+    """An accelerator's out-of-memory error, with the settings to lower."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"the device ran out of memory while training ({error}); lower train.bank_size, train.batch_size or d_sae. "
+            "The last checkpoint is kept: a lower bank_size needs a new run_dir, which may share activations"
+        ) from error
 
 
 def _banks(config: RunConfig, hook_names: list[str]) -> Iterator[tuple[str, list[SAESpec]]]:
@@ -227,7 +241,10 @@ def report_stage(config: RunConfig, run: RunDirectory) -> ReportFiles:
     if not run.eval_csv.exists():
         raise ValueError(f"{run.eval_csv} does not exist; run dipole eval first")
     dataset = ActivationDataset(config.activations_path)
-    provenance = Provenance(config.name, study_yaml(config), dataset.manifest, run.environment(), run.stage_records())
+    stopped = run.stopped_saes(spec.sae_id for spec in config.specs(dataset.hook_names))
+    provenance = Provenance(
+        config.name, study_yaml(config), dataset.manifest, run.environment(), run.stage_records(), stopped
+    )
     files = write_report(run.path, pd.read_csv(run.eval_csv), provenance)
     say(f"report: {files.html}")
     return files

@@ -43,7 +43,9 @@ def provenance() -> Provenance:
         "hooks": dict.fromkeys(HOOKS, hook),
     }  # fmt: skip
     stages = [{"stage": "train", "seconds": 12.0, "peak_memory_bytes": 10**9}]
-    return Provenance("study <1>", "name: study\n", manifest, {"python": "3.11"}, stages)
+    return Provenance(
+        "study <1>", "name: study\n", manifest, {"python": "3.11"}, stages, {"sae-x": "loss is nan at step 3"}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,7 @@ def test_files(report):
     assert verdicts["strictly_dominates"].tolist() == [True, True]
     page = report.html.read_text(encoding="utf8")
     assert "study &lt;1&gt;" in page
+    assert "loss is nan at step 3" in page
     assert page.count("Plotly.newPlot(") == 4
     assert page.count("plotly.js v") == 1
 

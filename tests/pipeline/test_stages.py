@@ -251,3 +251,55 @@ def test_help_is_instant_and_lists_every_command():
     subprocess.run([sys.executable, "-c", "import torch"], check=True)
     assert all(command in shown.stdout for command in [*COMMANDS, "run", "config"])
     assert help_seconds < time.monotonic() - started, "dipole --help must not import torch"
+
+
+def test_one_diverging_sae_is_reported_and_the_others_are_kept(
+    finished, tmp_path, tiny_model_folder, corpus_file, monkeypatch
+):
+    """One member's weights are poisoned before its first step."""
+    from pipeline import stages
+
+    _, run = finished
+    real = stages.make_learner
+
+    def poisoned(config, dataset, spec):
+        learner = real(config, dataset, spec)
+        if spec.sae_id == "blocks.1.hook_mlp_out-gated-32-lambda_3-seed_1":
+            learner.sae.W_dec.data.fill_(float("nan"))
+        return learner
+
+    monkeypatch.setattr(stages, "make_learner", poisoned)
+    path = study(tmp_path, tiny_model_folder, corpus_file, activations=str(run / "activations"))
+    result = dipole("run", path)
+    assert result.exit_code == 0, result.output
+    assert "train: stopped blocks.1.hook_mlp_out-gated-32-lambda_3-seed_1: loss is nan at step 1" in result.output
+    table = pd.read_csv(tmp_path / "run" / "eval.csv")
+    assert len(table) == 15
+    assert "loss is nan at step 1" in (tmp_path / "run" / "report.html").read_text(encoding="utf8")
+    others = {
+        name: digest
+        for name, digest in weights(run).items()
+        if "gated-32-lambda_3-seed_1" not in name or "resid" in name
+    }
+    assert weights(tmp_path / "run") == others
+
+
+def test_out_of_memory_names_the_setting_to_lower(finished, tmp_path, tiny_model_folder, corpus_file, monkeypatch):
+    from saes.learner import SAELearner
+
+    def full(*_arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    _, run = finished
+    monkeypatch.setattr(SAELearner, "step_scaled", full)
+    result = dipole("train", study(tmp_path, tiny_model_folder, corpus_file, activations=str(run / "activations")))
+    assert result.exit_code == 2
+    assert "lower train.bank_size, train.batch_size or d_sae" in result.output
+
+
+def test_a_study_can_steer_to_an_l0(finished, tmp_path, tiny_model_folder, corpus_file):
+    _, run = finished
+    path = study(tmp_path, tiny_model_folder, corpus_file, activations=str(run / "activations"))
+    result = dipole("train", path, "--set", "train.saes=[{architecture: gated, d_sae: 32, sparsity_coefficients: [1.0], target_l0: 30000}]")  # fmt: skip # noqa: E501
+    assert result.exit_code == 0, result.output
+    assert "not 30000; give more steps or a nearer lambda" in result.output
