@@ -11,9 +11,9 @@ def saelens_trainer(
     sae: SAE, sparsity_coefficient: float, batch_size: int, learning_rate: float, *, autocast: bool
 ) -> Any:
     """SAELens' own trainer of a Gated SAE, started from ours; ``trainer.step(x)`` is one training step."""
-    from sae_lens.config import SAETrainerConfig
-    from sae_lens.saes.gated_sae import GatedTrainingSAE, GatedTrainingSAEConfig
-    from sae_lens.training.sae_trainer import SAETrainer
+    from sae_lens.config import SAETrainerConfig  # pyright: ignore[reportMissingImports]
+    from sae_lens.saes.gated_sae import GatedTrainingSAE, GatedTrainingSAEConfig  # pyright: ignore[reportMissingImports]
+    from sae_lens.training.sae_trainer import SAETrainer  # pyright: ignore[reportMissingImports]
 
     device = str(sae.b_dec.device)
     theirs = GatedTrainingSAE(

@@ -120,14 +120,14 @@ def dominance(a: Sweep, b: Sweep, *, seed: int = 0) -> Dominance | None:
 
 
 def dead_fraction_ratio(a: Sweep, b: Sweep) -> float | None:
-    """Geometric mean over the sweep of dead fraction A / dead fraction B at equal L0; None without overlap.
+    """Geometric mean over the sweep of dead fraction A / dead fraction B at equal L0.
 
-    A dead fraction of zero counts as half a latent. Evaluated at the seed-mean L0 of A's points inside B's range.
+    None without overlap, and when neither has a dead latent. A dead fraction of zero counts as half a latent. Evaluated at the seed-mean L0 of A's points inside B's range.
     """
     curve_a, curve_b = mean_dead_fraction(a), mean_dead_fraction(b)
     at_b = curve_b.at(curve_a.l0)
     inside = ~np.isnan(at_b)
-    if not inside.any():
+    if not inside.any() or not (curve_a.value[inside].any() or at_b[inside].any()):
         return None
     dead_a = np.maximum(curve_a.value[inside], 0.5 / a.d_sae)
     dead_b = np.maximum(at_b[inside], 0.5 / b.d_sae)

@@ -22,7 +22,7 @@ class Comparison(NamedTuple):
     dead_fraction_matched: tuple[float, float] | None
     """Dead fraction of A and B at L0 = 64."""
     dead_fraction_ratio: float | None
-    """Geometric mean of A / B over the sweep."""
+    """Geometric mean of A / B over the sweep; None without overlap, and when neither has a dead latent."""
 
 
 def compare_all(table: pd.DataFrame) -> list[Comparison]:
@@ -70,7 +70,9 @@ def sentences(comparison: Comparison) -> list[str]:
         dead_a, dead_b = comparison.dead_fraction_matched
         change = f"{dead_a:.4f} against {dead_b:.4f} ({dead_a - dead_b:+.4f})" if dead_a or dead_b else "zero for both"
         said.append(f"At matched L0 = {MATCHED_L0:g}, the dead fraction is {change}.")
-    if comparison.dead_fraction_ratio is not None:
+    if comparison.dead_fraction_ratio is None:
+        said.append("Neither has a dead latent over the sweep.")
+    else:
         said.append(
             f"Over the sweep, its dead fraction is {comparison.dead_fraction_ratio:.2f} times that of {b} "
             "(geometric mean at equal L0; no dead latent counts as half a latent)."

@@ -88,3 +88,8 @@ def test_dead_fraction_ratio_counts_none_as_half_a_latent():
     a = sweep([10, 100], [0.1, 0.2], dead=[0.0, 0.0], d_sae=50)
     b = sweep([10, 100], [0.1, 0.2], dead=[0.4, 0.1], d_sae=100)
     assert dead_fraction_ratio(a, b) == pytest.approx(((0.01 / 0.4) * (0.01 / 0.1)) ** 0.5)
+
+
+def test_no_ratio_of_nothing():
+    a = sweep([10, 100], [0.1, 0.2], d_sae=50)
+    assert dead_fraction_ratio(a, sweep([10, 100], [0.1, 0.2], d_sae=100)) is None

@@ -76,6 +76,14 @@ def test_other_verdicts(gap, n_seeds, expected):
     assert expected in " ".join(sentences(compare_all(table(n_seeds, gap))[0]))
 
 
+def test_no_dead_latents_at_all():
+    frame = table()
+    frame["dead_fraction"] = 0.0
+    said = " ".join(sentences(compare_all(frame)[0]))
+    assert "the dead fraction is zero for both" in said
+    assert "Neither has a dead latent over the sweep." in said
+
+
 def test_fronts_without_overlap_and_without_l0_64():
     frame = table()
     low = frame[frame["architecture"] == "gated"].index
