@@ -122,7 +122,8 @@ def dominance(a: Sweep, b: Sweep, *, seed: int = 0) -> Dominance | None:
 def dead_fraction_ratio(a: Sweep, b: Sweep) -> float | None:
     """Geometric mean over the sweep of dead fraction A / dead fraction B at equal L0.
 
-    None without overlap, and when neither has a dead latent. A dead fraction of zero counts as half a latent. Evaluated at the seed-mean L0 of A's points inside B's range.
+    None without overlap, and when neither has a dead latent. A dead fraction of zero counts as half a latent otherwise.
+    Evaluated at the seed-mean L0 of A's points inside B's range.
     """
     curve_a, curve_b = mean_dead_fraction(a), mean_dead_fraction(b)
     at_b = curve_b.at(curve_a.l0)
