@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 import torch
 
@@ -20,15 +22,15 @@ def kept_rows(dataset) -> torch.Tensor:
     return torch.cat([shard.activations[~shard.is_outlier] for shard in shards])
 
 
-def as_set(rows: torch.Tensor) -> set[tuple[float, ...]]:
-    return {tuple(row) for row in rows.tolist()}
+def counted(rows: torch.Tensor) -> Counter[tuple[float, ...]]:
+    """Equal beginnings of documents give equal rows, so rows are counted."""
+    return Counter(tuple(row) for row in rows.tolist())
 
 
 def test_an_epoch_shows_every_kept_row_once(dataset):
     source = batches(dataset)
     rows = torch.cat([next(source) for _ in range(source.n_rows // 200)])
-    assert len(as_set(rows)) == len(rows)
-    assert as_set(rows) <= as_set(kept_rows(dataset))
+    assert counted(rows) <= counted(kept_rows(dataset))
     assert len(rows) > 0.9 * source.n_rows
 
 
