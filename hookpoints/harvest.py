@@ -187,6 +187,9 @@ def _make_missing(
     done_tokens, done_bytes = 0, 0
     pending: Future[None] | None = None
     names = [hookpoint.name for hookpoint in hookpoints]
+    # Shard 0 is awaited, since its median norm is every later shard's reference; and on the CPU every shard is, since two
+    # pools of threads on the same cores cost the forward pass more than they save.
+    is_accelerated = language_model.model.device.type != "cpu"
     with ActivationCapture(language_model.model, hookpoints) as capture, ThreadPoolExecutor(1) as writer:
         for shard in shards:
             n_tokens = (shard.stop - shard.start) * config.context_length
@@ -200,7 +203,7 @@ def _make_missing(
                 if pending is not None:
                     pending.result()
                 pending = writer.submit(_finish_shard, config, folder, names, shard, batches)
-                if shard.number == 0:  # its median norm is every later shard's reference
+                if shard.number == 0 or not is_accelerated:
                     pending.result()
             done_tokens += n_tokens
             done_bytes += n_bytes
