@@ -70,7 +70,7 @@ def find_support(sae: SAE, centred: Tensor, compute_dtype: torch.dtype, most: in
     if screen is None:
         return Support(latents, row_starts, torch.cat([piece.z for piece in pieces if piece.z is not None])[order])
     z = sampled_products(centred, sae.W_enc.T, row_starts, latents)
-    keep = _passes(sae, z, latents)
+    keep = _is_open(sae, z, sae.threshold[:, latents])
     return Support(latents[keep], starts(rows[keep], len(centred)), z[keep])
 
 
@@ -94,25 +94,19 @@ def sampled_products(left: Tensor, right: Tensor, left_starts: Tensor, right_row
     return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
 
 
-def _passes(sae: SAE, z: Tensor, latents: Tensor) -> Tensor:
-    """Where z > theta+ or -z > theta-, for ``z [n]`` of ``latents [n]``."""
+def _is_open(sae: SAE, z: Tensor, theta: Tensor) -> Tensor:
+    """Where z > theta+ or -z > theta-, for ``theta [1 or 2, ...]`` whose sides broadcast against ``z``."""
     if not sae.cfg.two_sided:
-        return z > sae.threshold[0, latents]
-    if len(sae.threshold) == 1:
-        return z.abs() > sae.threshold[0, latents]
-    return (z > sae.threshold[0, latents]) | (-z > sae.threshold[1, latents])
+        return z > theta[0]
+    if len(theta) == 1:
+        return z.abs() > theta[0]
+    return (z > theta[0]) | (z < -theta[1])
 
 
 def _open_gates(sae: SAE, centred: Tensor, chunk: slice) -> _Entries:
     """The open gates of one chunk of latents, with z."""
     z = sae.W_enc.T[chunk] @ centred.T
-    theta = sae.threshold[:, chunk, None]
-    if not sae.cfg.two_sided:
-        is_open = z > theta[0]
-    elif len(theta) == 1:
-        is_open = z.abs() > theta[0]
-    else:
-        is_open = (z > theta[0]) | (z < -theta[1])
+    is_open = _is_open(sae, z, sae.threshold[:, chunk, None])
     return _entries(is_open, chunk, z)
 
 
