@@ -26,6 +26,7 @@ from hookpoints.contexts import (
 )
 from hookpoints.corpus import EmbeddedCorpus, FilesCorpus, HubCorpus, corpus_id, documents
 from hookpoints.files import read_json, remove_partial_files, write_json
+from hookpoints.manifest import manifest, measure_and_encode
 from hookpoints.models import LanguageModel, content_hash, tokenizer_hash
 from hookpoints.schema import Schema
 from hookpoints.shards import (
@@ -33,8 +34,6 @@ from hookpoints.shards import (
     TOKENS,
     StorageDtype,
     bytes_per_row,
-    decode_rows,
-    encode_rows,
     shard_name,
     shard_path,
     write_shard,
@@ -42,7 +41,6 @@ from hookpoints.shards import (
 from hookpoints.sites import Hookpoint, HookpointConfig, resolve_hookpoint
 
 IDENTITY = "harvest.json"
-_STATISTICS_CHUNK = 8192
 _TOKEN_ROW_BYTES = 16
 _DISK_MARGIN = 1.02
 
@@ -156,7 +154,8 @@ def harvest(
     shards = _plan(config, counts)
     yield from _make_missing(language_model, config, folder, hookpoints, shards)
     records = [read_json(_record_path(folder, shard.number)) for shard in shards]
-    write_json(folder / MANIFEST, _manifest(read_json(folder / IDENTITY), config, hookpoints, counts, records))
+    names = [hookpoint.name for hookpoint in hookpoints]
+    write_json(folder / MANIFEST, manifest(read_json(folder / IDENTITY), names, counts, config.context_length, records))
 
 
 def is_complete(folder: Path) -> bool:
@@ -260,7 +259,13 @@ def _finish_shard(config: HarvestConfig, folder: Path, names: list[str], shard: 
     for name in names:
         rows = torch.cat([batch.activations.pop(name) for batch in batches])[order]
         bound = None if shard.number == 0 else read_json(_record_path(folder, 0))["hooks"][name]["norm_bound"]
-        hooks[name], stored = _measure(rows, config, bound, f"{name}, {shard_name(shard.number)}")
+        hooks[name], stored = measure_and_encode(
+            rows,
+            config.dtype,
+            norm_outlier_factor=config.norm_outlier_factor,
+            norm_bound=bound,
+            where=f"{name}, {shard_name(shard.number)}",
+        )
         checksums[name] = write_shard(shard_path(folder, name, shard.number), stored)
     n_dropped = {key: sum(batch.n_dropped[key] for batch in batches) for key in batches[0].n_dropped}
     sizes = {part: shard_path(folder, part, shard.number).stat().st_size for part in checksums}
@@ -268,90 +273,6 @@ def _finish_shard(config: HarvestConfig, folder: Path, names: list[str], shard: 
         "split": shard.split, "n_rows": n_rows, "n_dropped": n_dropped, "sha256": checksums, "bytes": sizes, "hooks": hooks,
     }  # fmt: skip
     write_json(_record_path(folder, shard.number), record)
-
-
-def _measure(
-    rows: Tensor, config: HarvestConfig, norm_bound: float | None, where: str
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Statistics of one hook's rows in one shard, and the tensors that store them."""
-    norms = torch.cat([chunk.float().norm(dim=1) for chunk in rows.split(_STATISTICS_CHUNK)])
-    if not bool(norms.isfinite().all()):
-        bad = int((~norms.isfinite()).sum())
-        raise ValueError(
-            f"{bad} of {len(rows)} rows of {where} hold NaN or infinity; the model overflows in its dtype: "
-            "set model.dtype to bfloat16 or float32. Nothing of this shard was kept"
-        )
-    if norm_bound is None:
-        factor = config.norm_outlier_factor
-        norm_bound = None if factor is None else factor * float(norms.median())
-    is_outlier = torch.zeros(len(rows), dtype=torch.bool) if norm_bound is None else norms > norm_bound
-    stored = encode_rows(rows, config.dtype)
-    kept = rows[~is_outlier] if bool(is_outlier.any()) else rows
-    kept_sum = torch.stack([chunk.float().sum(dim=0, dtype=torch.float64) for chunk in kept.split(_STATISTICS_CHUNK)])
-    squared_error = 0.0
-    if stored["activations"].dtype != rows.dtype:
-        for start in range(0, len(rows), _STATISTICS_CHUNK):
-            chunk = slice(start, start + _STATISTICS_CHUNK)
-            decoded = decode_rows({key: value[chunk] for key, value in stored.items()}).double()
-            squared_error += float((decoded - rows[chunk].double()).pow(2).sum())
-    kept_norms = norms[~is_outlier].double()
-    statistics = {
-        "norm_bound": norm_bound,
-        "n_outliers": int(is_outlier.sum()),
-        "sum": kept_sum.sum(dim=0).tolist(),
-        "sum_norm": float(kept_norms.sum()),
-        "sum_squared_norm": float(kept_norms.pow(2).sum()),
-        "sum_squared_norm_all_rows": float(norms.double().pow(2).sum()),
-        "sum_squared_storage_error": squared_error,
-    }
-    return statistics, stored | {"outliers": is_outlier.nonzero()[:, 0]}
-
-
-def _manifest(
-    identity: dict[str, Any],
-    config: HarvestConfig,
-    hookpoints: list[Hookpoint],
-    counts: ContextCounts,
-    records: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """Everything a reader needs; a function of the shards alone, so it carries no time and no machine."""
-    train = [record for record in records if record["split"] == "train"]
-    hooks = {hookpoint.name: _hook_entry(hookpoint.name, train, records) for hookpoint in hookpoints}
-    shards = [
-        {"split": r["split"], "n_rows": r["n_rows"], "sha256": r["sha256"],
-         "hooks": {name: {"n_outliers": r["hooks"][name]["n_outliers"]} for name in hooks}}
-        for r in records
-    ]  # fmt: skip
-    return {
-        **identity,
-        "corpus_hash": counts.corpus_hash,
-        "n_documents": counts.n_documents,
-        "n_contexts": {"train": counts.train, "held_out": counts.held_out},
-        "n_tokens": (counts.train + counts.held_out) * config.context_length,
-        "n_rows": {split: sum(r["n_rows"] for r in records if r["split"] == split) for split in SPLITS},
-        "n_dropped": {key: sum(r["n_dropped"][key] for r in records) for key in records[0]["n_dropped"]},
-        "hooks": hooks,
-        "shards": shards,
-    }
-
-
-def _hook_entry(name: str, train: list[dict[str, Any]], records: list[dict[str, Any]]) -> dict[str, Any]:
-    entries = [record["hooks"][name] for record in train]
-    n_kept = sum(record["n_rows"] - record["hooks"][name]["n_outliers"] for record in train)
-    if n_kept == 0:
-        raise ValueError(f"{name}: no training row is left after the filters; give more tokens or looser filters")
-    total = torch.tensor([entry["sum"] for entry in entries], dtype=torch.float64).sum(dim=0)
-    everything = [record["hooks"][name] for record in records]
-    squared = sum(entry["sum_squared_norm_all_rows"] for entry in everything)
-    return {
-        "d_in": len(total),
-        "norm_bound": entries[0]["norm_bound"],
-        "n_outliers": sum(entry["n_outliers"] for entry in everything),
-        "mean_norm": sum(entry["sum_norm"] for entry in entries) / n_kept,
-        "mean_squared_norm": sum(entry["sum_squared_norm"] for entry in entries) / n_kept,
-        "storage_relative_error": (sum(e["sum_squared_storage_error"] for e in everything) / squared) ** 0.5,
-        "mean": (total / n_kept).tolist(),
-    }
 
 
 def _check_identity(
