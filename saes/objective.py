@@ -40,10 +40,10 @@ def dense_objective(sae: SAE, x: Tensor, sparsity_coefficient: float, *, auxilia
     z = sae.pre_activations(x)
     f = sae.activate(z)
     q = signed_gate(z, sae.threshold, two_sided=sae.cfg.two_sided)
-    reconstruction = _mean_squared_norm(x - sae.decode(f))
+    reconstruction = mean_squared_norm(x - sae.decode(f))
     sparsity = sparsity_coefficient * q.abs().sum() / len(x)
     if auxiliary_loss:
-        auxiliary = _mean_squared_norm(x - (q @ sae.W_dec.detach() + sae.b_dec.detach()))
+        auxiliary = mean_squared_norm(x - (q @ sae.W_dec.detach() + sae.b_dec.detach()))
     else:
         auxiliary = torch.zeros_like(reconstruction)
     is_on = f != 0
@@ -68,5 +68,7 @@ def dense_gradients(
     return Objective(*(value.detach() for value in objective)), dict(zip(names, gradients, strict=True))
 
 
-def _mean_squared_norm(residual: Tensor) -> Tensor:
-    return residual.pow(2).sum() / len(residual)
+def mean_squared_norm(residual: Tensor) -> Tensor:
+    """Mean over the rows of ``residual [batch, d_in]`` of ||row||^2."""
+    flat = residual.flatten()
+    return flat.dot(flat) / len(residual)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from saes.objective import Gradients, Objective, dense_gradients
+from saes.objective import Gradients, Objective, dense_gradients, mean_squared_norm
 from saes.sae import SAE
-from saes.support import Support, find_support, sampled_products, starts
+from saes.support import MAX_ENTRIES, Support, find_support, sampled_products, starts
 
 DENSE_ABOVE_DENSITY = 0.15
 """Share of open gates above which the dense formula is faster (docs/results/train_step.md)."""
@@ -30,13 +30,9 @@ def gradients(
 
     ``compute_dtype`` bfloat16 screens candidates with the cheap product; the result is exact either way.
     """
-    with torch.no_grad():
-        centred = x - sae.b_dec
-        most = int(DENSE_ABOVE_DENSITY * len(x) * sae.cfg.d_sae)
-        support = find_support(sae, centred, compute_dtype, most)
-        if support is not None:
-            return _on_support(sae, x, centred, support, sparsity_coefficient, auxiliary_loss=auxiliary_loss)
-    return dense_gradients(sae, x, sparsity_coefficient, auxiliary_loss=auxiliary_loss)
+    most = int(DENSE_ABOVE_DENSITY * len(x) * sae.cfg.d_sae)
+    found = _gradients_on_support(sae, x, sparsity_coefficient, auxiliary_loss, compute_dtype, most)
+    return found or dense_gradients(sae, x, sparsity_coefficient, auxiliary_loss=auxiliary_loss)
 
 
 def sparse_gradients(
@@ -48,12 +44,10 @@ def sparse_gradients(
     compute_dtype: torch.dtype = torch.float32,
 ) -> tuple[Objective, Gradients]:
     """As `gradients`, on the support whatever the density. Raises ValueError when the sparse kernels cannot count it."""
-    with torch.no_grad():
-        centred = x - sae.b_dec
-        support = find_support(sae, centred, compute_dtype)
-        if support is None:
-            raise ValueError("more open gates than 32-bit sparse indices count; lower train.batch_size")
-        return _on_support(sae, x, centred, support, sparsity_coefficient, auxiliary_loss=auxiliary_loss)
+    found = _gradients_on_support(sae, x, sparsity_coefficient, auxiliary_loss, compute_dtype)
+    if found is None:
+        raise ValueError("more open gates than 32-bit sparse indices count; lower train.batch_size")
+    return found
 
 
 class _Transpose(NamedTuple):
@@ -84,9 +78,20 @@ def _weighted_sums(values: Tensor, indices: Tensor, group_starts: Tensor, weight
     )
 
 
-def _on_support(
-    sae: SAE, x: Tensor, centred: Tensor, support: Support, sparsity_coefficient: float, *, auxiliary_loss: bool
-) -> tuple[Objective, Gradients]:
+@torch.no_grad()
+def _gradients_on_support(
+    sae: SAE,
+    x: Tensor,
+    sparsity_coefficient: float,
+    auxiliary_loss: bool,
+    compute_dtype: torch.dtype,
+    most: int = MAX_ENTRIES,
+) -> tuple[Objective, Gradients] | None:
+    """None when more than ``most`` gates are open."""
+    centred = x - sae.b_dec
+    support = find_support(sae, centred, compute_dtype, most)
+    if support is None:
+        return None
     batch, d_sae = len(x), sae.cfg.d_sae
     vectors = _VectorIndex(sae, support)
     size = support.z * vectors.sign
@@ -105,7 +110,7 @@ def _on_support(
         soft = _weighted_sums(sae.W_dec, support.latents, support.row_starts, p * vectors.sign) - centred
         products = sampled_products(soft, sae.W_dec, support.row_starts, support.latents)
         dp += products * vectors.sign * (2 / batch)
-        auxiliary = _mean_squared_norm(soft)
+        auxiliary = mean_squared_norm(soft)
     dsize = gain * dmagnitude
     dz = (dsize + dp) * vectors.sign
 
@@ -119,7 +124,7 @@ def _on_support(
         "log_gain": vectors.total(dsize * size, sae.log_gain),
         "bias": vectors.total(dmagnitude, sae.bias),
     }
-    reconstruction = _mean_squared_norm(residual)
+    reconstruction = mean_squared_norm(residual)
     sparsity = sparsity_coefficient * p.sum() / batch
     fired = torch.zeros(d_sae, dtype=torch.bool, device=x.device)
     fired[support.latents[is_on]] = True
@@ -146,7 +151,3 @@ class _VectorIndex:
 
     def _index(self, vector: Tensor) -> Tensor:
         return self._one_row if len(vector) == 1 else self._two_rows
-
-
-def _mean_squared_norm(residual: Tensor) -> Tensor:
-    return residual.flatten().dot(residual.flatten()) / len(residual)

@@ -6,6 +6,7 @@ everything computed on it, is exact either way.
 """
 
 import warnings
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ ComputeDtype = Literal["auto", "float32", "bfloat16"]
 
 _CHUNK_ENTRIES = {"cpu": 1 << 23, "cuda": 1 << 28}
 """Entries of z alive at a time: the product slows below, memory traffic grows above."""
-_MAX_ENTRIES = 2**31 - 1
+MAX_ENTRIES = 2**31 - 1
 """The sparse kernels count with 32 bits."""
 _UNIT_ROUNDOFF = 2.0**-8
 """Of bfloat16: 8 significant bits, rounded to nearest."""
@@ -51,18 +52,16 @@ class _Entries(NamedTuple):
     z: Tensor | None
 
 
-def find_support(sae: SAE, centred: Tensor, compute_dtype: torch.dtype, most: int = _MAX_ENTRIES) -> Support | None:
+def find_support(sae: SAE, centred: Tensor, compute_dtype: torch.dtype, most: int = MAX_ENTRIES) -> Support | None:
     """The open gates on ``centred [batch, d_in]`` = x - b_dec; None as soon as more than ``most`` are proposed."""
     is_screened = compute_dtype == torch.bfloat16 and centred.dtype == torch.float32
     screen = _Screen(sae, centred) if is_screened else None
     pieces: list[_Entries] = []
     n_found = 0
-    step = max(1, _CHUNK_ENTRIES.get(centred.device.type, 1 << 23) // len(centred))
-    for start in range(0, sae.cfg.d_sae, step):
-        chunk = slice(start, start + step)
+    for chunk in latent_chunks(sae.cfg.d_sae, centred):
         pieces.append(_open_gates(sae, centred, chunk) if screen is None else screen.candidates(chunk))
         n_found += len(pieces[-1].rows)
-        if n_found > min(most, _MAX_ENTRIES):
+        if n_found > min(most, MAX_ENTRIES):
             return None
     rows, order = torch.cat([piece.rows for piece in pieces]).sort(stable=True)
     latents = torch.cat([piece.latents for piece in pieces])[order]
@@ -72,6 +71,13 @@ def find_support(sae: SAE, centred: Tensor, compute_dtype: torch.dtype, most: in
     z = sampled_products(centred, sae.W_enc.T, row_starts, latents)
     keep = _is_open(sae, z, sae.threshold[:, latents])
     return Support(latents[keep], starts(rows[keep], len(centred)), z[keep])
+
+
+def latent_chunks(n_latents: int, rows: Tensor) -> Iterator[slice]:
+    """Slices of the latents whose products with ``rows [batch, d_in]`` are made at a time."""
+    step = max(1, _CHUNK_ENTRIES.get(rows.device.type, 1 << 23) // len(rows))
+    for start in range(0, n_latents, step):
+        yield slice(start, start + step)
 
 
 def starts(ascending: Tensor, n: int) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from saes.sae import SAE
+from saes.support import latent_chunks
 
 
 @torch.no_grad()
@@ -30,8 +31,11 @@ def calibrate(sae: SAE, x: Tensor, init_l0: float, latents: Tensor | None = None
     ``latents``: indices to set; all by default.
     """
     chosen = torch.arange(sae.cfg.d_sae, device=x.device) if latents is None else latents
-    z = (x - sae.b_dec) @ sae.W_enc[:, chosen]
-    sae.threshold[:, chosen] = firing_quantile(z, init_l0 / sae.cfg.d_sae, two_sided=sae.cfg.two_sided)
+    centred = x - sae.b_dec
+    for chunk in latent_chunks(len(chosen), centred):
+        z = centred @ sae.W_enc[:, chosen[chunk]]
+        quantile = firing_quantile(z, init_l0 / sae.cfg.d_sae, two_sided=sae.cfg.two_sided)
+        sae.threshold[:, chosen[chunk]] = quantile
     project(sae)
 
 
