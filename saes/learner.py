@@ -124,8 +124,9 @@ class SAELearner:
             sae.threshold.fill_(config.constant_threshold)
         self.sae = sae.to(device)
         self._compute_dtype = resolve_compute_dtype(config.compute_dtype, torch.device(device))
+        self._trained = {name: _as_it_lies(name, parameter.detach()) for name, parameter in self.sae.named_parameters()}
         self.optimizer = torch.optim.Adam(
-            self.sae.parameters(), lr=config.learning_rate, betas=(0.0, 0.999), fused=True
+            self._trained.values(), lr=config.learning_rate, betas=(0.0, 0.999), fused=True
         )
         self.tokens_since_fired = torch.zeros(cfg.d_sae, dtype=torch.int64, device=device)
         self.step_number = 0
@@ -194,8 +195,8 @@ class SAELearner:
     def _update(self, gradient: Gradients, learning_rate: float) -> None:
         along = torch.einsum("ij,ij->i", gradient["W_dec"], self.sae.W_dec)[:, None]
         gradient["W_dec"].addcmul_(along, self.sae.W_dec, value=-1)
-        for name, parameter in self.sae.named_parameters():
-            parameter.grad = gradient[name]
+        for name, parameter in self._trained.items():
+            parameter.grad = _as_it_lies(name, gradient[name]).contiguous()
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -218,6 +219,11 @@ class SAELearner:
         dead = (self.tokens_since_fired >= self.config.dead_window).nonzero()[:, 0]
         if len(dead):
             calibrate(self.sae, x, self.config.init_l0, dead)
-            self.optimizer.state[self.sae.threshold]["exp_avg_sq"][:, dead] = 0
+            self.optimizer.state[self._trained["threshold"]]["exp_avg_sq"][:, dead] = 0
             self.tokens_since_fired[dead] = 0
             self.n_dead_resets += len(dead)
+
+
+def _as_it_lies(name: str, tensor: Tensor) -> Tensor:
+    """W_enc lies in memory transposed, and the fused optimiser is four times faster on contiguous parameters."""
+    return tensor.T if name == "W_enc" else tensor

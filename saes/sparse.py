@@ -60,7 +60,7 @@ class _Transpose(NamedTuple):
 
     def weighted_sum(self, values: Tensor, weights: Tensor) -> Tensor:
         """``[d_sae, d_in]``: for each latent, the sum over its open gates of weight * values[row]."""
-        return _weighted_sums(values, self.rows, self.starts, weights[self.order])
+        return _weighted_sums(values, self.rows, self.starts, weights.index_select(0, self.order))
 
 
 def _transpose(support: Support, d_sae: int) -> _Transpose:
@@ -68,7 +68,7 @@ def _transpose(support: Support, d_sae: int) -> _Transpose:
     latents, order = support.latents.sort(stable=True)
     every_row = torch.arange(batch, device=latents.device, dtype=torch.int32)
     rows = torch.repeat_interleave(every_row, support.row_starts.diff())
-    return _Transpose(order, rows[order], starts(latents, d_sae))
+    return _Transpose(order, rows.index_select(0, order), starts(latents, d_sae))
 
 
 def _weighted_sums(values: Tensor, indices: Tensor, group_starts: Tensor, weights: Tensor) -> Tensor:
@@ -101,13 +101,13 @@ def _gradients_on_support(
     is_on = magnitude > 0
     f = magnitude.clamp_min(0) * vectors.sign
 
-    residual = _weighted_sums(sae.W_dec, support.latents, support.row_starts, f) - centred
+    residual = _weighted_sums(sae.W_dec, support.latents, support.row_starts, f).sub_(centred)
     products = sampled_products(residual, sae.W_dec, support.row_starts, support.latents)
     dmagnitude = products * is_on * vectors.sign * (2 / batch)
     dp = torch.full_like(p, sparsity_coefficient / batch)
     auxiliary = residual.new_zeros(())
     if auxiliary_loss:
-        soft = _weighted_sums(sae.W_dec, support.latents, support.row_starts, p * vectors.sign) - centred
+        soft = _weighted_sums(sae.W_dec, support.latents, support.row_starts, p * vectors.sign).sub_(centred)
         products = sampled_products(soft, sae.W_dec, support.row_starts, support.latents)
         dp += products * vectors.sign * (2 / batch)
         auxiliary = mean_squared_norm(soft)
@@ -144,7 +144,7 @@ class _VectorIndex:
             self._two_rows = torch.where(support.z < 0, support.latents + sae.cfg.d_sae, support.latents)
 
     def take(self, vector: Tensor) -> Tensor:
-        return vector.flatten()[self._index(vector)]
+        return vector.flatten().index_select(0, self._index(vector))
 
     def total(self, values: Tensor, vector: Tensor) -> Tensor:
         return torch.zeros_like(vector).flatten().index_add_(0, self._index(vector), values).view_as(vector)

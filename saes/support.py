@@ -64,10 +64,11 @@ def find_support(sae: SAE, centred: Tensor, compute_dtype: torch.dtype, most: in
         if n_found > min(most, MAX_ENTRIES):
             return None
     rows, order = torch.cat([piece.rows for piece in pieces]).sort(stable=True)
-    latents = torch.cat([piece.latents for piece in pieces])[order]
+    latents = torch.cat([piece.latents for piece in pieces]).index_select(0, order)
     row_starts = starts(rows, len(centred))
     if screen is None:
-        return Support(latents, row_starts, torch.cat([piece.z for piece in pieces if piece.z is not None])[order])
+        z = torch.cat([piece.z for piece in pieces if piece.z is not None])
+        return Support(latents, row_starts, z.index_select(0, order))
     z = sampled_products(centred, sae.W_enc.T, row_starts, latents)
     keep = _is_open(sae, z, sae.threshold[:, latents])
     return Support(latents[keep], starts(rows[keep], len(centred)), z[keep])
@@ -120,7 +121,7 @@ def _entries(is_chosen: Tensor, chunk: slice, z: Tensor | None) -> _Entries:
     places = true_places(is_chosen)
     latents = places // is_chosen.shape[1]
     rows = (places - latents * is_chosen.shape[1]).int()
-    return _Entries((latents + chunk.start).int(), rows, None if z is None else z.flatten()[places])
+    return _Entries((latents + chunk.start).int(), rows, None if z is None else z.take(places))
 
 
 class _Screen:
@@ -161,5 +162,5 @@ def true_places(matrix: Tensor) -> Tensor:
     if len(flat) % _WORD:
         return flat.nonzero()[:, 0]
     words = flat.view(torch.int64).nonzero()[:, 0]
-    inside = flat.view(-1, _WORD)[words].nonzero()
-    return words[inside[:, 0]] * _WORD + inside[:, 1]
+    word, bit = flat.view(-1, _WORD).index_select(0, words).nonzero().T
+    return words.index_select(0, word) * _WORD + bit

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from saes.learner import LearnerConfig, SAELearner, schedule
-from saes.sae import SAEConfig
-from saes.thresholds import firing_quantile
+from saes.objective import dense_gradients
+from saes.sae import SAE, SAEConfig
+from saes.thresholds import calibrate, firing_quantile, project
 from tests.saes.common import VARIANTS
 
 D_IN, D_SAE = 16, 48
@@ -136,3 +137,28 @@ def test_target_l0_out_of_reach_keeps_lambda_bounded():
     one = learner(target_l0=1e5, n_steps=400)
     train(one, 400)
     assert one.coefficient_factor == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("init_l0", [1.0, 12.0])
+def test_a_step_is_adam_on_the_dense_gradients(init_l0):
+    """As many latents as inputs, so that no transposed matrix could pass unseen; below and above the sparse path's density."""
+    cfg = SAEConfig("gated", D_IN, D_IN)
+    x = sparse_signed_data(512)
+    config = LearnerConfig(init_l0=init_l0, warmup_fraction=0, sparsity_warmup_fraction=0)
+    one = SAELearner(cfg, config, sparsity_coefficient=0.3, n_steps=100, seed=0, mean=x.mean(dim=0), scale=1.0)
+    calibrate(one.sae, x, init_l0)
+    reference = SAE(cfg)
+    reference.load_state_dict(one.sae.state_dict())
+    plain = torch.optim.Adam(reference.parameters(), lr=config.learning_rate, betas=(0.0, 0.999))
+    one.step(x)
+    _, gradient = dense_gradients(reference, x, 0.3)
+    along = (gradient["W_dec"] * reference.W_dec).sum(dim=1, keepdim=True)
+    gradient["W_dec"] = (gradient["W_dec"] - along * reference.W_dec).detach()
+    for name, parameter in reference.named_parameters():
+        parameter.grad = gradient[name]
+    plain.step()
+    project(reference)
+    for name, parameter in reference.named_parameters():
+        is_clear = gradient[name].abs() > 1e-3  # the first step is its sign, which rounding decides near 0
+        assert bool(is_clear.any())
+        torch.testing.assert_close(dict(one.sae.named_parameters())[name][is_clear], parameter[is_clear])
