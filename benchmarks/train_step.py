@@ -3,7 +3,7 @@
     python -m benchmarks.train_step [--repeats 5] [--device cpu] [--shapes 576x4608x4096x48 2048x16384x2048x64] [--growth]
 
 Every side trains the same SAE (same weights, thresholds, batch), interleaved in one run; medians. A step is gradients,
-optimiser and projection. The last line is one JSON object.
+optimiser and projection. The bfloat16 sides run where the device multiplies bfloat16. The last line is one JSON object.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import saelens_trainer
+from hookpoints.hardware import multiplies_bfloat16
 from saes.learner import LearnerConfig, SAELearner
 from saes.objective import dense_gradients, dense_objective
 from saes.sae import SAEConfig
@@ -92,21 +93,19 @@ def sides(shape: Shape, device: str, peers: bool) -> tuple[dict[str, Callable[[]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape.batch, shape.d_in, generator=generator).to(device)
     ours = learner(shape, x, "float32")
-    screened = learner(shape, x, "bfloat16")
     calibrate(ours.sae, x, shape.l0)
-    calibrate(screened.sae, x, shape.l0)
     l0 = float(ours.step(x)["l0"])
-    weight, weight_low, x_low = (
-        ours.sae.W_enc.detach().T.contiguous(),
-        ours.sae.W_enc.detach().T.bfloat16(),
-        x.bfloat16(),
-    )
+    weight = ours.sae.W_enc.detach().T.contiguous()
     steps: dict[str, Callable[[], object]] = {
         "encoder product float32": lambda: x @ weight.T,
-        "encoder product bfloat16": lambda: x_low @ weight_low.T,
         "ours float32": lambda: ours.step(x),
-        "ours bfloat16": lambda: screened.step(x),
     }
+    if multiplies_bfloat16(x.device):
+        screened = learner(shape, x, "bfloat16")
+        calibrate(screened.sae, x, shape.l0)
+        weight_low, x_low = weight.bfloat16(), x.bfloat16()
+        steps["encoder product bfloat16"] = lambda: x_low @ weight_low.T
+        steps["ours bfloat16"] = lambda: screened.step(x)
     if peers:
         steps["ours dense"] = dense_learner_step(copy.deepcopy(ours), x)
         steps["plain autograd"] = autograd_step(ours, x)
@@ -135,14 +134,21 @@ def _synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def ratios(seconds: dict[str, float]) -> dict[str, float]:
-    saelens = seconds["SAELens float32"]
-    return {
-        "float32_vs_saelens": round(saelens / seconds["ours float32"], 2),
-        "bfloat16_vs_saelens": round(saelens / seconds["ours bfloat16"], 2),
-        "step_over_encoder_product": round(seconds["ours float32"] / seconds["encoder product float32"], 3),
-        "bfloat16_step_over_encoder_product": round(seconds["ours bfloat16"] / seconds["encoder product bfloat16"], 3),
+def ratios(seconds: dict[str, float]) -> dict[str, float | None]:
+    """None where this device has no bfloat16 arithmetic."""
+
+    def ratio(above: str, below: str) -> float | None:
+        return round(seconds[above] / seconds[below], 3) if below in seconds else None
+
+    result = {
+        "float32_vs_saelens": ratio("SAELens float32", "ours float32"),
+        "bfloat16_vs_saelens": ratio("SAELens float32", "ours bfloat16"),
+        "step_over_encoder_product": ratio("ours float32", "encoder product float32"),
+        "bfloat16_step_over_encoder_product": ratio("ours bfloat16", "encoder product bfloat16"),
     }
+    if "SAELens bfloat16 autocast" in seconds:
+        result["bfloat16_vs_saelens_autocast"] = ratio("SAELens bfloat16 autocast", "ours bfloat16")
+    return result
 
 
 def report(shape: Shape, l0: float, seconds: dict[str, float]) -> None:
@@ -159,7 +165,7 @@ def main() -> None:
     parser.add_argument("--growth", action="store_true", help="our side alone over d_sae and L0")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    result: dict[str, dict[str, float]] = {}
+    result: dict[str, dict[str, float | None]] = {}
     for text in arguments.shapes:
         shape = Shape(*(int(part) for part in text.split("x")))
         steps, l0 = sides(shape, arguments.device, peers=True)
