@@ -4,8 +4,8 @@
 
 Every schedule ends with a decay of the learning rate, so quality is reached at the end of a run: each side climbs a ladder of
 run lengths and its time is that of the shortest run which ends at the quality, reading included and evaluation left out. Both
-sides use the settings that `--search`, at one length, found best for them, read the same batches and are measured by
-the same `evaluate`. The last line is one JSON object.
+sides use the settings that `--search`, at one length, found best for them, read the same shards in the same order and are
+measured by the same `evaluate`. The last line is one JSON object.
 """
 
 import argparse
@@ -25,21 +25,26 @@ from hookpoints.shards import ActivationDataset
 from saes.learner import LearnerConfig, SAELearner
 from saes.sae import SAE, SAEConfig
 
-BATCH_SIZE = 4096
 R_SQUARED, MOST_L0 = 0.60, 40.0
-LADDER = [30, 40, 50, 65, 80, 100, 130, 160, 200, 260, 330, 420, 540, 700]
+LADDER = [60, 70, 80, 90, 100, 115, 130, 150, 175, 200, 240, 300]
 
 
 class Setting(NamedTuple):
     """What is searched; warm-ups and decay are the defaults of `LearnerConfig`, for both sides."""
 
+    batch_size: int
     learning_rate: float
     coefficient: float
 
 
-OURS = Setting(learning_rate=LearnerConfig.learning_rate, coefficient=4.5)
-SAELENS = Setting(learning_rate=1.5e-3, coefficient=4.5)
-GRID = [Setting(rate, coefficient) for rate in (1e-3, 1.5e-3, 2e-3, 3e-3) for coefficient in (3.5, 4.5, 5.5)]
+OURS = Setting(batch_size=1024, learning_rate=5e-3, coefficient=3.5)
+SAELENS = Setting(batch_size=512, learning_rate=4e-3, coefficient=4.5)
+GRID = [
+    Setting(batch_size, rate, coefficient)
+    for batch_size in (512, 1024, 4096)
+    for rate in (3e-3, 5e-3, 7e-3)
+    for coefficient in (3.0, 4.0, 5.5)
+]
 
 
 class Run(NamedTuple):
@@ -57,7 +62,7 @@ Train = Callable[[ActivationDataset, str, int, Setting, int], SAE]
 
 
 def train_ours(dataset: ActivationDataset, hook_name: str, d_sae: int, setting: Setting, n_steps: int) -> SAE:
-    batches = ShardBatches(dataset, hook_name, batch_size=BATCH_SIZE, seed=0)
+    batches = ShardBatches(dataset, hook_name, batch_size=setting.batch_size, seed=0)
     statistics = dataset.statistics(hook_name)
     learner = SAELearner(
         SAEConfig("gated", dataset.d_in(hook_name), d_sae), LearnerConfig(learning_rate=setting.learning_rate),
@@ -70,13 +75,13 @@ def train_ours(dataset: ActivationDataset, hook_name: str, d_sae: int, setting: 
 
 def train_saelens(dataset: ActivationDataset, hook_name: str, d_sae: int, setting: Setting, n_steps: int) -> SAE:
     """From SAELens' own initial weights, with b_dec at the data's mean as ours."""
-    batches = ShardBatches(dataset, hook_name, batch_size=BATCH_SIZE, seed=0)
+    batches = ShardBatches(dataset, hook_name, batch_size=setting.batch_size, seed=0)
     statistics = dataset.statistics(hook_name)
     defaults = LearnerConfig()
     torch.manual_seed(0)
     trainer = saelens_gated_trainer(
         d_in=dataset.d_in(hook_name), d_sae=d_sae, mean=statistics.mean * statistics.scale,
-        sparsity_coefficient=setting.coefficient, learning_rate=setting.learning_rate, batch_size=BATCH_SIZE, n_steps=n_steps,
+        sparsity_coefficient=setting.coefficient, learning_rate=setting.learning_rate, batch_size=setting.batch_size, n_steps=n_steps,
         warmup=defaults.warmup_fraction, decay=defaults.decay_fraction, sparsity_warmup=defaults.sparsity_warmup_fraction,
         data_provider=(next(batches) * statistics.scale for _ in range(n_steps)),
     )  # fmt: skip
@@ -96,7 +101,7 @@ def measured(
 
 def report(side: str, setting: Setting, run: Run) -> None:
     print(
-        f"{side:8} rate {setting.learning_rate:g}  lambda {setting.coefficient:g}  {run.n_steps:4} steps {run.seconds:8.1f} s  "
+        f"{side:8} batch {setting.batch_size}  rate {setting.learning_rate:g}  lambda {setting.coefficient:g}  {run.n_steps:4} steps {run.seconds:8.1f} s  "
         f"L0 {run.l0:7.1f}  R2 {run.r_squared:.4f}{'  reached' if run.has_quality else ''}",
         flush=True,
     )
