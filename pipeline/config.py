@@ -59,8 +59,8 @@ class TrainConfig(Schema):
     """Seeds of the initial weights."""
     n_steps: PositiveInt
     """Steps of each SAE."""
-    batch_size: Annotated[int, Field(ge=2)] = 4096
-    """Rows per step."""
+    batch_size: Annotated[int, Field(ge=2)] = 1024
+    """Rows per step. Small batches reach a given R2 from fewer rows; large ones keep an accelerator busy."""
     bank_size: PositiveInt = 8
     """SAEs of one hookpoint that train together; each costs memory for its weights three times over."""
     device: str = "auto"
