@@ -39,6 +39,7 @@ bench: interop  ## Run every benchmark (minutes; installs sae-lens to compare wi
 	$(BIN)/python -m benchmarks.harvest
 	$(BIN)/python -m benchmarks.train_step --growth
 	$(BIN)/python -m benchmarks.sweep
+	$(BIN)/python -m benchmarks.time_to_quality
 
 clean:  ## Remove the environment and caches; runs/ stays
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis .import_linter_cache

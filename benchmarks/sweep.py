@@ -25,6 +25,7 @@ from saes.sae import SAEConfig
 D_SAE = 4608
 BATCH_SIZE = 4096
 COEFFICIENTS = [2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0]
+READS = 100
 LEARNING_RATE = 1e-7  # so that L0 stays where it was set while steps are timed
 
 
@@ -41,6 +42,14 @@ def seconds_of(one: Learner, batches: BatchSource, steps: int) -> float:
     started = time.perf_counter()
     for _ in fit(one, batches, steps=steps):
         pass
+    return time.perf_counter() - started
+
+
+def seconds_of_reading(batches: ShardBatches, n_batches: int) -> float:
+    """Nothing computes meanwhile, so every shard's read shows in full."""
+    started = time.perf_counter()
+    for _ in range(n_batches):
+        next(batches)
     return time.perf_counter() - started
 
 
@@ -81,6 +90,9 @@ def main() -> None:
     print(f"{hook_name}, d_sae {D_SAE}, batch {BATCH_SIZE}, one step of all eight")
     for name, value in medians.items():
         print(f"  {name:24} {value * 1e3:10.1f} ms")
+    reading = seconds_of_reading(stream(), READS) / READS
+    print(f"  {'reading one batch':24} {reading * 1e3:10.1f} ms, {reading / medians['bank of 8']:.1%} of the bank's step, "
+          f"{reading / medians['8 single runs'] * 8:.1%} of a single one")  # fmt: skip
     result = {
         "bank8_over_8_single": round(medians["bank of 8"] / medians["8 single runs"], 3),
         "vs_saelens_multi": round(medians["SAELens, 8 in lockstep"] / medians["bank of 8"], 2),
