@@ -1,0 +1,145 @@
+"""The three losses of the convex programs, summed over rows: value, derivatives, proximal map and dual.
+
+With f a prediction and y its label, r = -dl/df is the dual variable of a row, and -l*(-r) its dual value (Fenchel).
+"""
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+LossName = Literal["squared", "logistic", "hinge"]
+_NEWTON_STEPS = 30
+
+
+class Loss(Protocol):
+    """A convex loss; every tensor is ``[n]``."""
+
+    is_classification: bool
+    """Whether labels are -1 and 1."""
+
+    def value(self, f: Tensor, y: Tensor) -> Tensor:
+        """Sum of the rows' losses, a scalar."""
+        ...
+
+    def derivatives(self, f: Tensor, y: Tensor, mu: float) -> tuple[Tensor, Tensor]:
+        """First and second derivative in f; where the loss has a kink, of its logarithmic-barrier smoothing with mu."""
+        ...
+
+    def prox(self, a: Tensor, y: Tensor, step: float) -> Tensor:
+        """argmin_z l(z, y) + (z - a)^2 / (2 step)."""
+        ...
+
+    def dual_value(self, r: Tensor, y: Tensor) -> Tensor:
+        """-l*(-r), a scalar: what the dual variables r prove as a lower bound, when they are feasible."""
+        ...
+
+    def margin_slope(self, margin: Tensor) -> Tensor:
+        """-dl/dm at margin m = y f, for classification."""
+        ...
+
+    def best_scale(self, r: Tensor, y: Tensor, largest: float) -> float:
+        """t in [0, largest] for which t r stays in the loss's domain and `dual_value` of it is highest, or nearly."""
+        ...
+
+
+class Squared:
+    """1/2 (f - y)^2."""
+
+    is_classification = False
+
+    def value(self, f: Tensor, y: Tensor) -> Tensor:
+        return 0.5 * (f - y).square().sum()
+
+    def derivatives(self, f: Tensor, y: Tensor, mu: float) -> tuple[Tensor, Tensor]:
+        return f - y, torch.ones_like(f)
+
+    def prox(self, a: Tensor, y: Tensor, step: float) -> Tensor:
+        return (a + step * y) / (1 + step)
+
+    def dual_value(self, r: Tensor, y: Tensor) -> Tensor:
+        return r @ y - 0.5 * r @ r
+
+    def margin_slope(self, margin: Tensor) -> Tensor:
+        raise AssertionError("a squared loss has no margin")
+
+    def best_scale(self, r: Tensor, y: Tensor, largest: float) -> float:
+        size = float(r @ r)
+        return min(max(float(r @ y) / size, 0.0), largest) if size > 0 else 0.0
+
+
+class Logistic:
+    """log(1 + exp(-y f))."""
+
+    is_classification = True
+
+    def value(self, f: Tensor, y: Tensor) -> Tensor:
+        return softplus(-y * f).sum()
+
+    def derivatives(self, f: Tensor, y: Tensor, mu: float) -> tuple[Tensor, Tensor]:
+        probability = torch.sigmoid(-y * f)
+        return -y * probability, probability * (1 - probability)
+
+    def prox(self, a: Tensor, y: Tensor, step: float) -> Tensor:
+        """Newton inside the bracket [y a, y a + step] of the margin m = y z, where m - y a = step sigmoid(-m)."""
+        low, high = y * a, y * a + step
+        margin = (low + high) / 2
+        for _ in range(_NEWTON_STEPS):
+            probability = torch.sigmoid(-margin)
+            slope = 1 + step * probability * (1 - probability)
+            excess = margin - y * a - step * probability
+            low, high = torch.where(excess < 0, margin, low), torch.where(excess < 0, high, margin)
+            moved = margin - excess / slope
+            is_inside = (moved >= low) & (moved <= high)
+            following = torch.where(is_inside, moved, (low + high) / 2)
+            if torch.equal(following, margin):
+                break
+            margin = following
+        return y * margin
+
+    def dual_value(self, r: Tensor, y: Tensor) -> Tensor:
+        q = (y * r).clamp(0, 1)
+        return -(torch.xlogy(q, q) + torch.xlogy(1 - q, 1 - q)).sum()
+
+    def margin_slope(self, margin: Tensor) -> Tensor:
+        return torch.sigmoid(-margin)
+
+    def best_scale(self, r: Tensor, y: Tensor, largest: float) -> float:
+        return min(1.0, largest)
+
+
+class Hinge:
+    """max(0, 1 - y f)."""
+
+    is_classification = True
+
+    def value(self, f: Tensor, y: Tensor) -> Tensor:
+        return (1 - y * f).clamp_min(0).sum()
+
+    def derivatives(self, f: Tensor, y: Tensor, mu: float) -> tuple[Tensor, Tensor]:
+        """Of min over xi of xi - mu log xi - mu log(xi - a), a = 1 - y f; there mu / (xi - a) is the slope in a.
+
+        As mu goes to 0 the slope is 0 or 1 off the kink, and any value between at it.
+        """
+        a = 1 - y * f
+        root = (a.square() + 4 * mu * mu).sqrt()
+        half = torch.where(a > 0, 2 * mu * mu / (root + a), (root - a) / 2)
+        above = mu + half
+        return -y * (mu / above), mu * half / (above.square() * root)
+
+    def prox(self, a: Tensor, y: Tensor, step: float) -> Tensor:
+        return a + y * (1 - y * a).clamp(0, step)
+
+    def dual_value(self, r: Tensor, y: Tensor) -> Tensor:
+        return (y * r).clamp(0, 1).sum()
+
+    def margin_slope(self, margin: Tensor) -> Tensor:
+        return (margin < 1).to(margin)
+
+    def best_scale(self, r: Tensor, y: Tensor, largest: float) -> float:
+        most = float((y * r).max()) if len(r) else 0.0
+        return min(largest, 1 / most) if most > 0 else 0.0
+
+
+LOSSES: dict[LossName, Loss] = {"squared": Squared(), "logistic": Logistic(), "hinge": Hinge()}
