@@ -81,8 +81,9 @@ def train_saelens(dataset: ActivationDataset, hook_name: str, d_sae: int, settin
     torch.manual_seed(0)
     trainer = saelens_gated_trainer(
         d_in=dataset.d_in(hook_name), d_sae=d_sae, mean=statistics.mean * statistics.scale,
-        sparsity_coefficient=setting.coefficient, learning_rate=setting.learning_rate, batch_size=setting.batch_size, n_steps=n_steps,
-        warmup=defaults.warmup_fraction, decay=defaults.decay_fraction, sparsity_warmup=defaults.sparsity_warmup_fraction,
+        sparsity_coefficient=setting.coefficient, learning_rate=setting.learning_rate,
+        batch_size=setting.batch_size, n_steps=n_steps, warmup=defaults.warmup_fraction, decay=defaults.decay_fraction,
+        sparsity_warmup=defaults.sparsity_warmup_fraction,
         data_provider=(next(batches) * statistics.scale for _ in range(n_steps)),
     )  # fmt: skip
     trainer.fit()
@@ -101,7 +102,8 @@ def measured(
 
 def report(side: str, setting: Setting, run: Run) -> None:
     print(
-        f"{side:8} batch {setting.batch_size}  rate {setting.learning_rate:g}  lambda {setting.coefficient:g}  {run.n_steps:4} steps {run.seconds:8.1f} s  "
+        f"{side:8} batch {setting.batch_size}  rate {setting.learning_rate:g}  lambda {setting.coefficient:g}  "
+        f"{run.n_steps:4} steps {run.seconds:8.1f} s  "
         f"L0 {run.l0:7.1f}  R2 {run.r_squared:.4f}{'  reached' if run.has_quality else ''}",
         flush=True,
     )

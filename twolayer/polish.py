@@ -148,9 +148,7 @@ class _CentralPath:
         gradient, curvature, t, root = self._stationarity(self.mu)
         factor = self._factor(curvature, t, root)
         predictor = self._direction(factor, gradient, torch.zeros_like(self.s))
-        ahead = (self.s + predictor.primal_length * predictor.s) * (
-            self.zeta + predictor.dual_length * predictor.zeta
-        )
+        ahead = (self.s + predictor.primal_length * predictor.s) * (self.zeta + predictor.dual_length * predictor.zeta)
         centring = max((float(ahead.mean()) / gap) ** 3, _LEAST_CENTRING)
         self.mu = min(centring, 1.0) * gap
         gradient = self._stationarity(self.mu)[0]

@@ -104,13 +104,12 @@ def robust_directions(x: Tensor, patterns: Patterns, epsilon: float) -> tuple[Te
     magnitude = np.block([[np.eye(d), -np.eye(d), np.zeros((d, 1))], [-np.eye(d), -np.eye(d), np.zeros((d, 1))]])
     directions = patterns.directions.clone()
     has_interior = torch.zeros(len(directions), dtype=torch.bool, device=x.device)
+    bounds = [(-1, 1)] * d + [(0, 1)] * d + [(None, None)]
     for i in range(len(directions)):
         signs = np.where(active[:, i], 1.0, -1.0)[:, None]
         cones = np.hstack([-signs * rows, np.full((n, d), epsilon), lengths])
-        solved = linprog(
-            cost, A_ub=np.vstack([cones, magnitude]), b_ub=np.zeros(n + 2 * d), bounds=[(-1, 1)] * d + [(0, 1)] * d + [(None, None)],
-            method="highs",
-        )  # fmt: skip
+        limits = np.vstack([cones, magnitude])
+        solved = linprog(cost, A_ub=limits, b_ub=np.zeros(len(limits)), bounds=bounds, method="highs")
         if solved.success and solved.x[-1] > 1e-9:
             direction = torch.from_numpy(solved.x[:d]).to(x)
             directions[i] = direction / direction.norm()
@@ -231,4 +230,3 @@ class RobustADMM:
         if found.objective < self.certificate.objective:
             self.solution = u
         self.certificate = self.certificate.best_with(found)
-
