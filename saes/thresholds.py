@@ -17,11 +17,12 @@ def firing_quantile(z: Tensor, firing_fraction: float, *, two_sided: bool) -> Te
         z: ``[batch, n_latents]``.
 
     Returns:
-        ``[n_latents]``: the smallest of the ``ceil(firing_fraction * batch)`` + 1 largest values, so that as many exceed it.
+        ``[n_latents]``: halfway between the ``ceil(firing_fraction * batch)``-th largest value and the next, so that as many
+        exceed it and no row lies on the gate's edge, where rounding would decide.
     """
     values = z.abs() if two_sided else z
     n_firing = min(max(1, math.ceil(firing_fraction * len(values))), len(values) - 1)
-    return values.topk(n_firing + 1, dim=0).values[-1]
+    return values.topk(n_firing + 1, dim=0).values[-2:].mean(dim=0)
 
 
 @torch.no_grad()

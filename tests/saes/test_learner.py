@@ -143,7 +143,9 @@ def test_target_l0_out_of_reach_keeps_lambda_bounded():
 def test_a_step_is_adam_on_the_dense_gradients(init_l0):
     """As many latents as inputs, so that no transposed matrix could pass unseen; below and above the sparse path's density."""
     cfg = SAEConfig("gated", D_IN, D_IN)
-    x = sparse_signed_data(512)
+    x = sparse_signed_data(512) + torch.randn(
+        512, D_IN, generator=torch.Generator().manual_seed(1)
+    )  # no two rows equal
     config = LearnerConfig(init_l0=init_l0, warmup_fraction=0, sparsity_warmup_fraction=0)
     one = SAELearner(cfg, config, sparsity_coefficient=0.3, n_steps=100, seed=0, mean=x.mean(dim=0), scale=1.0)
     calibrate(one.sae, x, init_l0)
