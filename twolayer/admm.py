@@ -75,7 +75,7 @@ class ADMM:
         self._duals = _Copies(*(torch.zeros_like(copy) for copy in self._copies))
         self.solution = program.feasible(u)
         """``[2, n_patterns, d]``: the best point certified, inside its cones."""
-        r = -program.loss.derivatives(self._copies.z, program.y, 1.0)[0]
+        r = -program.loss.slope(self._copies.z, program.y)
         self.certificate = program.certificate(u, r, program.dual_slopes(r, project=False))
         """Of `solution`, with the best lower bound found."""
 

@@ -23,8 +23,12 @@ class Loss(Protocol):
         """Sum of the rows' losses, a scalar."""
         ...
 
-    def derivatives(self, f: Tensor, y: Tensor, mu: float) -> tuple[Tensor, Tensor]:
-        """First and second derivative in f; where the loss has a kink, of its logarithmic-barrier smoothing with mu."""
+    def slope(self, f: Tensor, y: Tensor) -> Tensor:
+        """dl/df; at a kink a value between both sides'."""
+        ...
+
+    def curvature(self, f: Tensor, y: Tensor) -> Tensor:
+        """d2l/df2; 0 at a kink."""
         ...
 
     def prox(self, a: Tensor, y: Tensor, step: float) -> Tensor:
@@ -52,8 +56,11 @@ class Squared:
     def value(self, f: Tensor, y: Tensor) -> Tensor:
         return 0.5 * (f - y).square().sum()
 
-    def derivatives(self, f: Tensor, y: Tensor, mu: float) -> tuple[Tensor, Tensor]:
-        return f - y, torch.ones_like(f)
+    def slope(self, f: Tensor, y: Tensor) -> Tensor:
+        return f - y
+
+    def curvature(self, f: Tensor, y: Tensor) -> Tensor:
+        return torch.ones_like(f)
 
     def prox(self, a: Tensor, y: Tensor, step: float) -> Tensor:
         return (a + step * y) / (1 + step)
@@ -77,9 +84,12 @@ class Logistic:
     def value(self, f: Tensor, y: Tensor) -> Tensor:
         return softplus(-y * f).sum()
 
-    def derivatives(self, f: Tensor, y: Tensor, mu: float) -> tuple[Tensor, Tensor]:
+    def slope(self, f: Tensor, y: Tensor) -> Tensor:
+        return -y * self.margin_slope(y * f)
+
+    def curvature(self, f: Tensor, y: Tensor) -> Tensor:
         probability = torch.sigmoid(-y * f)
-        return -y * probability, probability * (1 - probability)
+        return probability * (1 - probability)
 
     def prox(self, a: Tensor, y: Tensor, step: float) -> Tensor:
         """Newton inside the bracket [y a, y a + step] of the margin m = y z, where m - y a = step sigmoid(-m)."""
@@ -117,16 +127,11 @@ class Hinge:
     def value(self, f: Tensor, y: Tensor) -> Tensor:
         return (1 - y * f).clamp_min(0).sum()
 
-    def derivatives(self, f: Tensor, y: Tensor, mu: float) -> tuple[Tensor, Tensor]:
-        """Of min over xi of xi - mu log xi - mu log(xi - a), a = 1 - y f; there mu / (xi - a) is the slope in a.
+    def slope(self, f: Tensor, y: Tensor) -> Tensor:
+        return -y * self.margin_slope(y * f)
 
-        As mu goes to 0 the slope is 0 or 1 off the kink, and any value between at it.
-        """
-        a = 1 - y * f
-        root = (a.square() + 4 * mu * mu).sqrt()
-        half = torch.where(a > 0, 2 * mu * mu / (root + a), (root - a) / 2)
-        above = mu + half
-        return -y * (mu / above), mu * half / (above.square() * root)
+    def curvature(self, f: Tensor, y: Tensor) -> Tensor:
+        return torch.zeros_like(f)
 
     def prox(self, a: Tensor, y: Tensor, step: float) -> Tensor:
         return a + y * (1 - y * a).clamp(0, step)

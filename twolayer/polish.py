@@ -6,6 +6,7 @@ Over the chosen groups g, with signs sigma_g and slacks s_g = E_g X u_g, Newton'
 
 with multipliers zeta = mu / s of the slacks as unknowns of their own (Mehrotra's predictor and corrector) and the norm
 smoothed by the barrier of its second-order cone: t_g = (mu + sqrt(mu^2 + beta^2 |u_g|^2)) / beta, gradient beta u_g / t_g.
+A hinge brings slacks and multipliers of its own (`newton_terms`).
 Groups whose dual constraint is violated at the end are added, and the method goes again: the groups chosen at first decide
 the time it takes and not the result.
 """
@@ -16,12 +17,17 @@ import torch
 from torch import Tensor
 
 from twolayer.cones import largest_step, weighted_grams
+from twolayer.newton_terms import Pairs, newton_term
 from twolayer.program import Certificate, ConvexProgram
 
 _ITERATIONS = 80
+_FIRST_MU = 100.0
+"""The central path starts at this multiple of objective / number of products: room to become feasible first."""
 _LEAST_CENTRING = 1e-3
 _STATIONARY = 1e-3
 """Residual, over beta, at which the multipliers are exact enough to prove a bound with."""
+_RIDGE = 1e-13
+"""Added to the Newton system's diagonal, relative to its mean."""
 _OFF = 1e-7
 """A group this small beside the largest is off."""
 
@@ -75,6 +81,8 @@ class _Direction(NamedTuple):
     v: Tensor
     s: Tensor
     zeta: Tensor
+    pairs: Pairs
+    """Of the loss."""
     primal_length: float
     dual_length: float
 
@@ -95,15 +103,16 @@ class _CentralPath:
         self.s = slacks.clamp_min(max(float(slacks.abs().mean()), 1e-3 * float(program.x.norm(dim=1).mean())))
         self.scale = max(1.0, program.objective(start))
         self.n_constraints = self.s.numel() + 2 * len(self.v) + 2 * len(program.y)
-        self.mu = self.scale / self.n_constraints
+        self.mu = _FIRST_MU * self.scale / self.n_constraints
         self.zeta = self.mu / self.s
+        self.term = newton_term(program.loss, program.y, self._predictions(), self.mu)
         self.n_steps = 0
 
     def follow(self, tolerance: float) -> None:
         """Newton steps until the gap is a tenth of ``tolerance`` relative to the objective."""
         enough = 0.1 * tolerance * self.scale / self.n_constraints
         while self.n_steps < _ITERATIONS:
-            gap = float((self.s * self.zeta).mean())
+            gap = _mean_product(self.s, self.zeta, self.term.pairs)
             if max(gap, self.mu) <= enough and self._residual() < _STATIONARY:
                 return
             self._step(gap)
@@ -118,8 +127,7 @@ class _CentralPath:
 
     def dual_point(self) -> Tensor:
         """r = -dl/df, ``[n]``."""
-        program = self.program
-        return -program.loss.derivatives(self._predictions(), program.y, self.mu)[0]
+        return -self.term.slope(self._predictions())
 
     def multipliers(self) -> Tensor:
         """zeta of the chosen groups and zero for the others, ``[2, n, n_patterns]``."""
@@ -130,51 +138,76 @@ class _CentralPath:
     def _predictions(self) -> Tensor:
         return self.flat @ self.v.flatten()
 
-    def _stationarity(self, mu: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Gradient of loss and smoothed norm ``[m, d]``; the loss's curvature ``[n]``; t and its root ``[m]``."""
-        program = self.program
-        slope, curvature = program.loss.derivatives(self._predictions(), program.y, mu)
-        root = (mu * mu + program.beta**2 * self.v.square().sum(dim=1)).sqrt()
-        t = (mu + root) / program.beta
-        gradient = (slope @ self.flat).view_as(self.v) + program.beta * self.v / t[:, None]
-        return gradient, curvature, t, root
+    def _norm_gradient(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient of the smoothed norms ``[m, d]``; their t and its root ``[m]``."""
+        root = (self.mu * self.mu + self.program.beta**2 * self.v.square().sum(dim=1)).sqrt()
+        t = (self.mu + root) / self.program.beta
+        return self.program.beta * self.v / t[:, None], t, root
 
     def _residual(self) -> float:
-        gradient = self._stationarity(self.mu)[0]
-        return float((gradient - (self.signs * self.zeta).T @ self.program.x).norm(dim=1).max()) / self.program.beta
+        """Largest failure of stationarity of a group, over beta."""
+        pull = (self.term.slope(self._predictions()) @ self.flat).view_as(self.v) + self._norm_gradient()[0]
+        return float((pull - (self.signs * self.zeta).T @ self.program.x).norm(dim=1).max()) / self.program.beta
 
     def _step(self, gap: float) -> None:
         """Mehrotra's: a step towards mu = 0 says how much centring is due and corrects for its own curvature."""
-        gradient, curvature, t, root = self._stationarity(self.mu)
-        factor = self._factor(curvature, t, root)
-        predictor = self._direction(factor, gradient, torch.zeros_like(self.s))
-        ahead = (self.s + predictor.primal_length * predictor.s) * (self.zeta + predictor.dual_length * predictor.zeta)
-        centring = max((float(ahead.mean()) / gap) ** 3, _LEAST_CENTRING)
-        self.mu = min(centring, 1.0) * gap
-        gradient = self._stationarity(self.mu)[0]
-        step = self._direction(factor, gradient, self.mu - predictor.s * predictor.zeta)
+        nothing = torch.zeros_like(self.term.pairs.primal)
+        _, curvature = self.term.linearised(self._predictions(), nothing)
+        factor = self._factor(curvature)
+        ahead = self._direction(factor, torch.zeros_like(self.s), nothing)
+        left = _mean_product(
+            self.s + ahead.primal_length * ahead.s,
+            self.zeta + ahead.dual_length * ahead.zeta,
+            self.term.pairs.moved(ahead.pairs, ahead.primal_length, ahead.dual_length),
+        )
+        self.mu = min(max((left / gap) ** 3, _LEAST_CENTRING), 1.0) * gap
+        step = self._direction(factor, self.mu - ahead.s * ahead.zeta, self.mu - ahead.pairs.primal * ahead.pairs.dual)
         self.v = self.v + step.primal_length * step.v
         self.s = self.s + step.primal_length * step.s
         self.zeta = self.zeta + step.dual_length * step.zeta
+        self.term.pairs = self.term.pairs.moved(step.pairs, step.primal_length, step.dual_length)
 
-    def _factor(self, curvature: Tensor, t: Tensor, root: Tensor) -> Tensor:
+    def _factor(self, curvature: Tensor) -> Tensor:
         """Cholesky factor of the Newton system in v, ``[m d, m d]``."""
         m, d = self.v.shape
         beta = self.program.beta
+        _, t, root = self._norm_gradient()
         hessian = (self.flat.T * curvature) @ self.flat
         blocks = weighted_grams(self.program.x, self.zeta / self.s)
         blocks -= (beta / (t * t * root) * beta)[:, None, None] * self.v[:, :, None] * self.v[:, None, :]
         blocks.diagonal(dim1=1, dim2=2).add_((beta / t)[:, None])
         groups = torch.arange(m, device=self.v.device)
         hessian.view(m, d, m, d)[groups, :, groups, :] += blocks
-        return torch.linalg.cholesky(hessian)
+        return _regularised_cholesky(hessian)
 
-    def _direction(self, factor: Tensor, gradient: Tensor, target: Tensor) -> _Direction:
-        """The Newton step that would bring s * zeta to ``target [n, m]``."""
+    def _direction(self, factor: Tensor, target: Tensor, pair_target: Tensor) -> _Direction:
+        """The Newton step that would bring s * zeta to ``target [n, m]`` and the loss's products to ``pair_target``."""
         x, signs, s, zeta = self.program.x, self.signs, self.s, self.zeta
         infeasible = s - signs * (x @ self.v.T)
+        slope, _ = self.term.linearised(self._predictions(), pair_target)
+        gradient = (slope @ self.flat).view_as(self.v) + self._norm_gradient()[0]
         right = (signs * ((target + zeta * infeasible) / s)).T @ x - gradient
         dv = torch.cholesky_solve(right.reshape(-1, 1), factor).view_as(self.v)
         ds = signs * (x @ dv.T) - infeasible
         dzeta = (target - zeta * ds) / s - zeta
-        return _Direction(dv, ds, dzeta, float(largest_step(s, ds).min()), float(largest_step(zeta, dzeta).min()))
+        dpairs = self.term.change(self.flat @ dv.flatten(), pair_target)
+        pair_lengths = self.term.pairs.lengths(dpairs)
+        primal_length = min(float(largest_step(s, ds).min()), pair_lengths[0])
+        dual_length = min(float(largest_step(zeta, dzeta).min()), pair_lengths[1])
+        return _Direction(dv, ds, dzeta, dpairs, primal_length, dual_length)
+
+
+def _regularised_cholesky(matrix: Tensor) -> Tensor:
+    """Of a positive definite matrix that rounding may have made indefinite: the ridge grows until the factor exists."""
+    ridge = _RIDGE * float(matrix.diagonal().mean())
+    while True:
+        matrix.diagonal().add_(ridge)
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        if int(info) == 0:
+            return factor
+        ridge *= 100
+
+
+def _mean_product(s: Tensor, zeta: Tensor, pairs: Pairs) -> float:
+    total = float((s * zeta).sum() + pairs.primal @ pairs.dual)
+    return total / (s.numel() + len(pairs.primal))
