@@ -1,0 +1,144 @@
+"""The convex program, its solvers and their certificates, against a conic solver, enumeration and gradient descent."""
+
+import cvxpy as cp
+import pytest
+import torch
+
+from twolayer.admm import ADMM
+from twolayer.linear_step import BlockStep, ExactStep
+from twolayer.losses import LOSSES
+from twolayer.network import network_objective
+from twolayer.patterns import Patterns, sample_patterns
+from twolayer.program import ConvexProgram
+
+LOSS_NAMES = ("squared", "logistic", "hinge")
+
+
+def instance(
+    loss: str, *, n: int = 40, d: int = 5, n_patterns: int = 20, beta: float = 0.1, seed: int = 0
+) -> ConvexProgram:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    noise = torch.randn(n, generator=generator, dtype=torch.float64)
+    y = x[:, 0] * x[:, 1] + 0.3 * noise
+    if LOSSES[loss].is_classification:
+        y = torch.where(y > 0, 1.0, -1.0).to(x)
+    return ConvexProgram(x, y, sample_patterns(x, n_patterns, generator), beta=beta, loss=loss)
+
+
+def conic_optimum(program: ConvexProgram) -> float:
+    """Of cvxpy and CLARABEL."""
+    x, y, signs, active = (t.numpy() for t in (program.x, program.y, program.signs, program.active))
+    d, m = x.shape[1], active.shape[1]
+    v, w = cp.Variable((d, m)), cp.Variable((d, m))
+    f = cp.sum(cp.multiply(active, x @ (v - w)), axis=1)
+    values = {
+        "Squared": lambda: 0.5 * cp.sum_squares(f - y),
+        "Logistic": lambda: cp.sum(cp.logistic(-cp.multiply(y, f))),
+        "Hinge": lambda: cp.sum(cp.pos(1 - cp.multiply(y, f))),
+    }
+    norms = cp.sum(cp.norm(v, 2, axis=0)) + cp.sum(cp.norm(w, 2, axis=0))
+    cones = [cp.multiply(signs, x @ v) >= 0, cp.multiply(signs, x @ w) >= 0]
+    problem = cp.Problem(cp.Minimize(values[type(program.loss).__name__]() + program.beta * norms), cones)
+    problem.solve(solver=cp.CLARABEL)
+    return float(problem.value)
+
+
+def solved(program: ConvexProgram, n_steps: int = 50, **settings) -> ADMM:
+    admm = ADMM(program, tolerance=1e-7, **settings)
+    for _ in range(n_steps):
+        admm.step()
+    return admm
+
+
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+@pytest.mark.parametrize(("beta", "seed"), [(1.0, 1), (0.5, 2)])
+def test_optimum_is_the_conic_solvers_and_the_recovered_networks(loss, beta, seed):
+    program = instance(loss, beta=beta, seed=seed)
+    admm = solved(program)
+    certificate = admm.certificate
+    optimum = conic_optimum(program)
+    assert certificate.objective == pytest.approx(optimum, rel=1e-6)
+    assert certificate.relative_gap < 1e-6
+    assert certificate.lower_bound <= optimum * (1 + 1e-7)
+    assert certificate.violation < 1e-8
+    network = program.network(admm.solution)
+    recovered = network_objective(network, program.x, program.y, beta=beta, loss=program.loss)
+    assert float(recovered) == pytest.approx(certificate.objective, rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_admm_alone_goes_to_the_same_optimum(loss):
+    """Without the polish, and with random block descent in place of the exact linear step."""
+    program = instance(loss, beta=1.0)
+    optimum = solved(program).certificate.objective
+    for linear_step in (ExactStep(program), BlockStep(program, seed=0)):
+        admm = solved(program, 1600, linear_step=linear_step, with_polish=False)
+        assert admm.certificate.objective == pytest.approx(optimum, rel=2e-3)
+        assert admm.certificate.objective >= optimum * (1 - 1e-6)
+        assert admm.certificate.lower_bound <= optimum * (1 + 1e-6)
+
+
+def test_exact_linear_step_is_the_dense_least_squares():
+    program = instance("squared", n=12, d=3, n_patterns=5)
+    shape = program.shape
+    n_unknowns = torch.Size(shape).numel()
+    units = torch.eye(n_unknowns, dtype=torch.float64).view(n_unknowns, *shape)
+    rows = torch.stack(
+        [torch.cat([program.predictions(u), u.flatten(), program.slacks(u).flatten()]) for u in units], dim=1
+    )
+    generator = torch.Generator().manual_seed(3)
+    right = torch.randn(len(rows), generator=generator, dtype=torch.float64)
+    dense = torch.linalg.lstsq(rows, right[:, None]).solution.view(shape)
+    z, v, s = right.split([12, n_unknowns, len(rows) - 12 - n_unknowns])
+    parts = (z, v.view(shape), s.view(2, 12, -1))
+    torch.testing.assert_close(ExactStep(program).solve(program, *parts), dense)
+    descent = BlockStep(program, seed=0)
+    for _ in range(300):
+        u = descent.solve(program, *parts)
+    torch.testing.assert_close(u, dense, rtol=1e-6, atol=1e-8)
+
+
+def test_resume_is_exact():
+    program = instance("logistic")
+    one = solved(program, 30, with_polish=False)
+    other = ADMM(program, with_polish=False)
+    other.load_state_dict(one.state_dict())
+    for _ in range(30):
+        one.step()
+        other.step()
+    assert torch.equal(one.point, other.point)
+    assert one.certificate == other.certificate
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"beta": 0.0}, "beta is 0.0; it must be more than 0"),
+        (
+            {"y": torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64), "loss": "hinge"},
+            "labels are 0, 1; logistic and hinge",
+        ),
+        ({"y": torch.ones(2, dtype=torch.float64)}, r"y has shape \(2,\); X has 3 rows"),
+        ({"x": torch.full((3, 2), torch.nan, dtype=torch.float64)}, "X holds 6 values that are NaN"),
+        ({"x": torch.zeros(3, 2, dtype=torch.float64)}, "every entry of X is zero"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    given = {"x": x, "y": torch.ones(3, dtype=torch.float64), "beta": 0.1, "loss": "squared", **change}
+    patterns = sample_patterns(x, 4, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=message):
+        ConvexProgram(given["x"], given["y"], patterns, beta=given["beta"], loss=given["loss"])
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_one_row_and_a_singular_matrix(n):
+    """Constant features and n below d: fewer patterns than asked for, and still an optimum."""
+    x = torch.ones(n, 4, dtype=torch.float64)
+    patterns: Patterns = sample_patterns(x, 50, torch.Generator().manual_seed(0))
+    assert patterns.active.shape[1] == 2
+    certificate = solved(
+        ConvexProgram(x, torch.ones(n, dtype=torch.float64), patterns, beta=0.01, loss="squared")
+    ).certificate
+    assert certificate.relative_gap < 1e-6
