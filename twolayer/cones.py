@@ -9,11 +9,12 @@ from torch import Tensor
 
 _ITERATIONS = 60
 _TOLERANCE = 1e-11
-_TO_BOUNDARY = 0.99
+TO_BOUNDARY = 0.99
+"""Share of the way to the boundary that an interior-point step goes."""
 _CENTRING = 0.1
 _CENTRED = 0.1
 _MOST_ENTRIES = 1 << 25
-"""Entries of weighted copies of X alive at a time."""
+"""Entries of outer products of rows, or of per-cone slacks, alive at a time."""
 
 
 def cone_projection(x: Tensor, signs: Tensor, c: Tensor, inside: Tensor) -> Tensor:
@@ -72,7 +73,9 @@ def _project(x: Tensor, signs: Tensor, c: Tensor, inside: Tensor) -> Tensor:
         mu = _CENTRING * gap / len(x)
         hessian = weighted_grams(x, zeta / s) + unit
         right = c - v + (signs * (mu / s)).T @ x
-        dv = torch.linalg.solve(hessian, right)
+        dv, info = torch.linalg.solve_ex(hessian, right)
+        if bool(info.any()) or not bool(torch.isfinite(dv).all()):
+            break  # as near as rounding allows
         ds = signs * (x @ dv.T)
         dzeta = (mu - zeta * ds) / s - zeta
         v = v + largest_step(s, ds)[:, None] * dv
@@ -82,15 +85,20 @@ def _project(x: Tensor, signs: Tensor, c: Tensor, inside: Tensor) -> Tensor:
 
 
 def weighted_grams(x: Tensor, weights: Tensor) -> Tensor:
-    """``[m, d, d]``: X' diag(weights_i) X for each column of ``weights [n, m]``."""
-    weighted = weights.T[:, :, None] * x
-    return weighted.transpose(1, 2) @ x
+    """``[m, d, d]``: X' diag(weights_i) X for each column of ``weights [n, m]``, as one product with all outer products x_k x_k'."""
+    n, d = x.shape
+    total = torch.zeros(weights.shape[1], d * d, dtype=x.dtype, device=x.device)
+    step = max(1, _MOST_ENTRIES // (d * d))
+    for start in range(0, n, step):
+        rows = x[start : start + step]
+        total.addmm_(weights[start : start + step].T, (rows[:, :, None] * rows[:, None, :]).flatten(1))
+    return total.view(-1, d, d)
 
 
 def largest_step(values: Tensor, change: Tensor) -> Tensor:
     """``[m]``: the largest step in (0, 1] that keeps the positive columns of ``values [n, m]`` positive."""
     ratio = torch.where(change < 0, -values / change, torch.inf).amin(dim=0)
-    return (_TO_BOUNDARY * ratio).clamp_max(1.0)
+    return (TO_BOUNDARY * ratio).clamp_max(1.0)
 
 
 def pull_inside(x: Tensor, signs: Tensor, u: Tensor, inside: Tensor) -> Tensor:

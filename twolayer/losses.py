@@ -18,6 +18,8 @@ class Loss(Protocol):
 
     is_classification: bool
     """Whether labels are -1 and 1."""
+    is_smooth: bool
+    """Whether it has a bounded curvature."""
 
     def value(self, f: Tensor, y: Tensor) -> Tensor:
         """Sum of the rows' losses, a scalar."""
@@ -52,6 +54,7 @@ class Squared:
     """1/2 (f - y)^2."""
 
     is_classification = False
+    is_smooth = True
 
     def value(self, f: Tensor, y: Tensor) -> Tensor:
         return 0.5 * (f - y).square().sum()
@@ -80,6 +83,7 @@ class Logistic:
     """log(1 + exp(-y f))."""
 
     is_classification = True
+    is_smooth = True
 
     def value(self, f: Tensor, y: Tensor) -> Tensor:
         return softplus(-y * f).sum()
@@ -123,6 +127,7 @@ class Hinge:
     """max(0, 1 - y f)."""
 
     is_classification = True
+    is_smooth = False
 
     def value(self, f: Tensor, y: Tensor) -> Tensor:
         return (1 - y * f).clamp_min(0).sum()

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from twolayer.cones import largest_step
 from twolayer.losses import Hinge, Loss
 
 
@@ -20,16 +19,14 @@ class Pairs(NamedTuple):
     primal: Tensor
     dual: Tensor
 
-    def lengths(self, change: "Pairs") -> tuple[float, float]:
-        """The longest steps in (0, 1] after which both stay positive."""
-        if len(self.primal) == 0:
-            return 1.0, 1.0
-        primal, dual = (largest_step(old[:, None], new[:, None]) for old, new in zip(self, change, strict=True))
-        return float(primal), float(dual)
+    def longest_step(self, change: "Pairs") -> float:
+        """Up to which both stay positive, if there are any."""
+        lengths = [torch.where(new < 0, -old / new, torch.inf) for old, new in zip(self, change, strict=True)]
+        return float(torch.cat(lengths).amin()) if len(self.primal) else float("inf")
 
-    def moved(self, change: "Pairs", primal_length: float, dual_length: float) -> "Pairs":
+    def moved(self, change: "Pairs", length: float) -> "Pairs":
         """After a step."""
-        return Pairs(self.primal + primal_length * change.primal, self.dual + dual_length * change.dual)
+        return Pairs(self.primal + length * change.primal, self.dual + length * change.dual)
 
 
 class SmoothTerm:

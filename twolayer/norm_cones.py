@@ -1,0 +1,138 @@
+"""The norm |v| of a group as an interior-point method sees it: least t with (t, v) in the second-order cone t >= |v|.
+
+With objective beta t the multiplier of a cone is (beta, -w), |w| <= beta, and w is the gradient that replaces that of
+beta |v|. Elements of m cones are ``[m, 1 + d]``. Nesterov and Todd's scaling W, with W z = W^-1 s = lambda, makes the Newton
+system symmetric and positive definite (formulas as in Vandenberghe, The CVXOPT linear and quadratic cone program solvers).
+"""
+
+import torch
+from torch import Tensor
+
+
+class NormCones:
+    """(t, v) and its multiplier on the central path of ``mu`` to begin with.
+
+    Args:
+        v: ``[m, d]`` groups.
+        beta: weight of their norms.
+        mu: (t, v)'(beta, -w) of every cone.
+    """
+
+    def __init__(self, v: Tensor, beta: float, mu: float) -> None:
+        t = (mu + (mu * mu + 4 * beta * beta * v.square().sum(dim=1)).sqrt()) / (2 * beta)
+        self._beta = beta
+        self.s = torch.cat([t[:, None], v], dim=1)
+        self.z = torch.cat([torch.full_like(t, beta)[:, None], -beta * v / t[:, None]], dim=1)
+        self._scale()
+
+    @property
+    def v(self) -> Tensor:
+        """``[m, d]``."""
+        return self.s[:, 1:]
+
+    @property
+    def gradient(self) -> Tensor:
+        """w, ``[m, d]``."""
+        return -self.z[:, 1:]
+
+    @property
+    def gap(self) -> float:
+        """Sum of s'z."""
+        return float((self.s * self.z).sum())
+
+    @property
+    def curvature(self) -> Tensor:
+        """dw/dv ``[m, d, d]``, t eliminated."""
+        tail = self._point[:, 1:]
+        outer = tail[:, :, None] * tail[:, None, :]
+        unit = torch.eye(tail.shape[1], dtype=tail.dtype, device=tail.device)
+        return (unit - (2 / self._corner)[:, None, None] * outer) / self._size[:, None, None]
+
+    def constant(self, pull: Tensor) -> Tensor:
+        """w' - w at dv = 0, ``[m, d]``, for a `pull`."""
+        return -pull[:, 1:] - 2 * self._point[:, :1] * self._point[:, 1:] / self._corner[:, None] * pull[:, :1]
+
+    def pull(self, mu: float, correction: Tensor | None) -> Tensor:
+        """W^-1 (lambda \\ (mu e - correction)) - z: the multiplier's step if s stood still."""
+        target = torch.zeros_like(self.s) if correction is None else -correction
+        target[:, 0] += mu
+        return self._inverse(_divide(self._lambda, target)) - self.z
+
+    def change(self, dv: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
+        """Steps of s and z for a step ``dv [m, d]``; the multiplier's first entry stays beta."""
+        head, tail = self._point[:, :1], self._point[:, 1:]
+        inner = (tail * dv).sum(dim=1, keepdim=True)
+        dt = (self._size[:, None] * pull[:, :1] + 2 * head * inner) / self._corner[:, None]
+        ds = torch.cat([dt, dv], dim=1)
+        dz = pull - (2 * (head * dt - inner) * torch.cat([head, -tail], dim=1) - _flip(ds)) / self._size[:, None]
+        dz[:, 0] = 0
+        return ds, dz
+
+    def correction(self, ds: Tensor, dz: Tensor) -> Tensor:
+        """(W^-1 ds) o (W dz), the second-order term of a step."""
+        return _product(self._inverse(ds), self._forward(dz))
+
+    def longest_step(self, ds: Tensor, dz: Tensor) -> float:
+        """Up to which s and z stay in their cones."""
+        return min(_to_boundary(self.s, ds), _to_boundary(self.z, dz))
+
+    def move(self, ds: Tensor, dz: Tensor, length: float) -> None:
+        """Take a step."""
+        self.s, self.z = self.s + length * ds, self.z + length * dz
+        self._scale()
+
+    def _scale(self) -> None:
+        s_size, z_size = _determinant(self.s).sqrt(), _determinant(self.z).sqrt()
+        s, z = self.s / s_size[:, None], self.z / z_size[:, None]
+        cosine = ((1 + (s * z).sum(dim=1)) / 2).sqrt()
+        self._point = (s + _flip(z)) / (2 * cosine)[:, None]
+        self._size = s_size / z_size
+        """eta^2: W^2 = eta^2 (2 point point' - J)."""
+        self._corner = 2 * self._point[:, 0].square() - 1
+        self._lambda = self._forward(self.z)
+
+    def _forward(self, a: Tensor) -> Tensor:
+        return _boost(self._point, a) * self._size.sqrt()[:, None]
+
+    def _inverse(self, a: Tensor) -> Tensor:
+        return _boost(_flip(self._point), a) / self._size.sqrt()[:, None]
+
+
+def _boost(point: Tensor, a: Tensor) -> Tensor:
+    """[[p0, p1'], [p1, I + p1 p1' / (1 + p0)]] a."""
+    inner = (point[:, 1:] * a[:, 1:]).sum(dim=1, keepdim=True)
+    tail = a[:, 1:] + point[:, 1:] * (a[:, :1] + inner / (1 + point[:, :1]))
+    return torch.cat([point[:, :1] * a[:, :1] + inner, tail], dim=1)
+
+
+def _flip(a: Tensor) -> Tensor:
+    """J a."""
+    return torch.cat([a[:, :1], -a[:, 1:]], dim=1)
+
+
+def _determinant(a: Tensor) -> Tensor:
+    """a0^2 - |a1|^2, kept positive."""
+    norm = a[:, 1:].norm(dim=1)
+    return ((a[:, 0] - norm) * (a[:, 0] + norm)).clamp_min(torch.finfo(a.dtype).tiny ** 0.5)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Jordan product a o b."""
+    head = (a * b).sum(dim=1, keepdim=True)
+    return torch.cat([head, a[:, :1] * b[:, 1:] + b[:, :1] * a[:, 1:]], dim=1)
+
+
+def _divide(a: Tensor, b: Tensor) -> Tensor:
+    """x with a o x = b."""
+    head = (a * _flip(b)).sum(dim=1) / _determinant(a)
+    return torch.cat([head[:, None], (b[:, 1:] - head[:, None] * a[:, 1:]) / a[:, :1]], dim=1)
+
+
+def _to_boundary(a: Tensor, change: Tensor) -> float:
+    """Largest length with a + length change in the cone, over all cones; infinite if they never leave."""
+    quadratic = change[:, 0].square() - change[:, 1:].square().sum(dim=1)
+    linear = a[:, 0] * change[:, 0] - (a[:, 1:] * change[:, 1:]).sum(dim=1)
+    constant = _determinant(a)
+    root = (linear.square() - quadratic * constant).clamp_min(0).sqrt()
+    leaves = (quadratic < 0) | ((linear < 0) & (linear.square() >= quadratic * constant))
+    return float(torch.where(leaves, constant / (root - linear), torch.inf).amin())
