@@ -12,7 +12,8 @@ from torch import Tensor
 
 _RIDGES = (1e-13, 1e-11, 1e-9, 1e-7)
 """Added to a diagonal in turn, relative to its mean, until the factor exists."""
-_REFINEMENTS = 2
+_REFINEMENTS = 1
+_GRAM_BLOCKS = 6
 
 
 class Plan(NamedTuple):
@@ -87,7 +88,7 @@ class NewtonSystem:
             sums.index_add_(0, maps.pattern_of, inverses)
             reduced = (maps.active * curvature.sqrt()[:, None]).T[:, :, None] * (maps.x @ _cholesky(sums))
             reduced = reduced.transpose(0, 1).flatten(1)
-            outer = reduced @ reduced.T
+            outer = _lower_gram(reduced)
             outer.diagonal().add_(1)
             self._factor = _cholesky(outer)
         else:
@@ -115,6 +116,17 @@ class NewtonSystem:
         first = _block_solve(self._block_factors, right)
         h = torch.cholesky_solve((root * self._maps.predictions(first))[:, None], self._factor)[:, 0]
         return first - _block_solve(self._block_factors, self._maps.adjoint(root * h))
+
+
+def _lower_gram(a: Tensor) -> Tensor:
+    """A A' on and below the diagonal, which is all that a Cholesky factor reads; above it partly zero."""
+    n = len(a)
+    gram = torch.zeros(n, n, dtype=a.dtype, device=a.device)
+    step = -(-n // _GRAM_BLOCKS)
+    for start in range(0, n, step):
+        end = start + step
+        torch.mm(a[start:end], a[:end].T, out=gram[start:end, :end])
+    return gram
 
 
 def _block_solve(factors: Tensor, right: Tensor) -> Tensor:

@@ -23,6 +23,9 @@ from twolayer.program import Certificate, ConvexProgram
 _ITERATIONS = 60
 _FIRST_MU = 100.0
 """The central path starts at this multiple of objective / number of products, far enough to become feasible first."""
+_CORRECTORS = 2
+"""Extra solves with a factor, each tried only while steps are short (Gondzio 1996)."""
+_LONG_ENOUGH = 0.9
 _SHORTEST = 1e-8
 """A step this short means that rounding allows no more."""
 _OFF = 1e-7
@@ -162,20 +165,28 @@ class _CentralPath:
         ahead = self._direction(system, residual, 1.0, torch.zeros_like(self.s), nothing, self.cones.pull(0.0, None))
         centring = (1 - self._length(ahead)) ** 3
         mu = centring * self._gap() / self.degree
-        step = self._direction(
-            system,
-            residual,
-            1 - centring,
-            mu - ahead.s * ahead.zeta,
-            mu - ahead.pairs.primal * ahead.pairs.dual,
-            self.cones.pull(mu, self.cones.correction(*ahead.cones)),
-        )
+        pair_target = mu - ahead.pairs.primal * ahead.pairs.dual
+        pull = self.cones.pull(mu, self.cones.correction(*ahead.cones))
+        target = mu - ahead.s * ahead.zeta
+        step = self._direction(system, residual, 1 - centring, target, pair_target, pull)
         length = self._length(step)
+        for _ in range(_CORRECTORS if length < _LONG_ENOUGH else 0):
+            target = target + self._outliers(step, min(1.0, 1.3 * length + 0.1), mu)
+            corrected = self._direction(system, residual, 1 - centring, target, pair_target, pull)
+            longer = self._length(corrected)
+            if longer < 1.05 * length:
+                break
+            step, length = corrected, longer
         self.s = self.s + length * step.s
         self.zeta = self.zeta + length * step.zeta
         self.cones.move(*step.cones, length)
         self.term.pairs = self.term.pairs.moved(step.pairs, length)
         return length
+
+    def _outliers(self, step: _Direction, length: float, mu: float) -> Tensor:
+        """How far products after a step would lie from [mu / 10, 10 mu]: Gondzio's correction, which lets steps be longer."""
+        products = (self.s + length * step.s) * (self.zeta + length * step.zeta)
+        return (products.clamp(0.1 * mu, 10 * mu) - products).clamp_min(-10 * mu)
 
     def _direction(
         self, system: NewtonSystem, residual: Tensor, share: float, target: Tensor, pair_target: Tensor, pull: Tensor
