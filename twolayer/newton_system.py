@@ -82,22 +82,22 @@ class NewtonSystem:
     def __init__(self, maps: GroupMaps, blocks: Tensor, curvature: Tensor) -> None:
         self._maps, self._blocks, self._curvature = maps, blocks, curvature
         if maps.on_rows:
-            self._block_factors = _cholesky(blocks)
+            self._block_factors = cholesky(blocks)
             inverses = torch.cholesky_inverse(self._block_factors)
             sums = torch.zeros(maps.active.shape[1], *blocks.shape[1:], dtype=blocks.dtype, device=blocks.device)
             sums.index_add_(0, maps.pattern_of, inverses)
-            reduced = (maps.active * curvature.sqrt()[:, None]).T[:, :, None] * (maps.x @ _cholesky(sums))
+            reduced = (maps.active * curvature.sqrt()[:, None]).T[:, :, None] * (maps.x @ cholesky(sums))
             reduced = reduced.transpose(0, 1).flatten(1)
             outer = _lower_gram(reduced)
             outer.diagonal().add_(1)
-            self._factor = _cholesky(outer)
+            self._factor = cholesky(outer)
         else:
             m, d, _ = blocks.shape
             flat = maps.dense()
             hessian = (flat.T * curvature) @ flat
             groups = torch.arange(m, device=blocks.device)
             hessian.view(m, d, m, d)[groups, :, groups, :] += blocks
-            self._factor = _cholesky(hessian)
+            self._factor = cholesky(hessian)
 
     def solve(self, right: Tensor) -> Tensor:
         """dv ``[m, d]`` for ``right [m, d]``."""
@@ -133,7 +133,7 @@ def _block_solve(factors: Tensor, right: Tensor) -> Tensor:
     return torch.cholesky_solve(right[:, :, None], factors)[:, :, 0]
 
 
-def _cholesky(matrix: Tensor) -> Tensor:
+def cholesky(matrix: Tensor) -> Tensor:
     """Of positive definite matrices that rounding may have made indefinite: the ridge grows until the factors exist.
 
     Raises torch.linalg.LinAlgError when a large ridge does not help.

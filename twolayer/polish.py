@@ -9,6 +9,7 @@ with Mehrotra's predictor and corrector: the multipliers zeta of the slacks, w o
 again: the groups chosen at first decide the time it takes and not the result.
 """
 
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -26,8 +27,8 @@ _FIRST_MU = 100.0
 _CORRECTORS = 2
 """Extra solves with a factor, each tried only while steps are short (Gondzio 1996)."""
 _LONG_ENOUGH = 0.9
-_SHORTEST = 1e-8
-"""A step this short means that rounding allows no more."""
+_PATIENCE = 6
+"""Steps without progress after which rounding allows no more."""
 _OFF = 1e-7
 """A group this small beside the largest is off."""
 _MOST_WORK = 3e11
@@ -111,20 +112,26 @@ class _CentralPath:
         self.n_steps = 0
 
     def follow(self, tolerance: float) -> None:
-        """Newton steps until gap and stationarity are a third of ``tolerance``, or rounding allows no more."""
-        enough = tolerance / 3
-        while self.n_steps < _ITERATIONS:
+        """Newton steps until gap and stationarity are a third of ``tolerance``, or rounding allows no more; the best point stays."""
+        best = (float("inf"), self._state())
+        n_idle = 0
+        while self.n_steps < _ITERATIONS and n_idle < _PATIENCE:
             residual = self._stationarity()
-            is_stationary = float(residual.norm(dim=1).max()) <= enough * self.program.beta
-            if self._gap() <= enough * self.scale and is_stationary:
+            error = max(self._gap() / self.scale, float(residual.norm(dim=1).max()) / self.program.beta)
+            n_idle += 1
+            if error < best[0]:
+                best, n_idle = (error, self._state()), 0
+            if error <= tolerance / 3:
                 return
             self.n_steps += 1
             try:
-                length = self._step(residual)
+                self._step(residual)
             except torch.linalg.LinAlgError:
-                return
-            if length < _SHORTEST:
-                return
+                break
+        self.s, self.zeta, self.cones, self.term.pairs = best[1]
+
+    def _state(self) -> tuple[Tensor, Tensor, NormCones, Pairs]:
+        return self.s, self.zeta, copy(self.cones), self.term.pairs
 
     def point(self) -> Tensor:
         """``[2, n_patterns, d]``."""
@@ -156,7 +163,7 @@ class _CentralPath:
         pull = self.maps.adjoint(self.term.slope(self._predictions())) + self.cones.gradient
         return pull - (self.signs * self.zeta).T @ self.program.x
 
-    def _step(self, residual: Tensor) -> float:
+    def _step(self, residual: Tensor) -> None:
         """Mehrotra's: a step towards mu = 0 says how much centring is due and corrects for its own curvature."""
         nothing = torch.zeros_like(self.term.pairs.primal)
         _, curvature = self.term.linearised(self._predictions(), nothing)
@@ -181,7 +188,6 @@ class _CentralPath:
         self.zeta = self.zeta + length * step.zeta
         self.cones.move(*step.cones, length)
         self.term.pairs = self.term.pairs.moved(step.pairs, length)
-        return length
 
     def _outliers(self, step: _Direction, length: float, mu: float) -> Tensor:
         """How far products after a step would lie from [mu / 10, 10 mu]: Gondzio's correction, which lets steps be longer."""
