@@ -1,6 +1,6 @@
 """The figures of a report: interactive ones (plotly) for the page, static ones (matplotlib) for a paper."""
 
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 # Okabe and Ito's palette: told apart in every common form of colour blindness; markers and dashes say it again.
-_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
-_PLOTLY_MARKERS = ["circle", "square", "diamond", "triangle-up", "x", "cross", "star"]
-_PLOTLY_DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "solid", "dash"]
-_MATPLOTLIB_MARKERS = ["o", "s", "D", "^", "X", "P", "*"]
-_MATPLOTLIB_DASHES = ["-", "--", ":", "-.", (0, (8, 2)), "-", "--"]
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
+PLOTLY_MARKERS = ["circle", "square", "diamond", "triangle-up", "x", "cross", "star"]
+PLOTLY_DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "solid", "dash"]
+MATPLOTLIB_MARKERS = ["o", "s", "D", "^", "X", "P", "*"]
+MATPLOTLIB_DASHES = ["-", "--", ":", "-.", (0, (8, 2)), "-", "--"]
 _LOG_TICKS = [digit * 10.0**power for power in range(-2, 6) for digit in (1, 1.5, 2, 3, 5, 7)]
 L0_LABEL = "L0 (latents per token)"
 
@@ -64,7 +64,7 @@ def interactive_figure(families: list[Family], quantity: Quantity) -> "go.Figure
     figure = go.Figure()
     for number, family in enumerate(families):
         curve = band(family, quantity.column)
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         if len(set(family.rows["seed"])) > 1:
             figure.add_scatter(
                 x=np.concatenate([curve.l0, curve.l0[::-1]]),
@@ -74,22 +74,27 @@ def interactive_figure(families: list[Family], quantity: Quantity) -> "go.Figure
             )  # fmt: skip
         figure.add_scatter(
             x=curve.l0, y=curve.mean, name=family.label, legendgroup=family.label, mode="lines+markers",
-            line={"color": colour, "dash": _PLOTLY_DASHES[number % len(_PLOTLY_DASHES)], "width": 2},
-            marker={"symbol": _PLOTLY_MARKERS[number % len(_PLOTLY_MARKERS)], "size": 9},
+            line={"color": colour, "dash": PLOTLY_DASHES[number % len(PLOTLY_DASHES)], "width": 2},
+            marker={"symbol": PLOTLY_MARKERS[number % len(PLOTLY_MARKERS)], "size": 9},
             customdata=curve.coefficients,
             hovertemplate="L0 %{x:.1f}<br>" + quantity.column + " %{y:.4f}<br>lambda %{customdata:g}",
         )  # fmt: skip
+    x = {"type": "log", "title": {"text": L0_LABEL}, "tickvals": _LOG_TICKS}
+    page_layout(figure, x=x, y={"title": {"text": quantity.label}})
+    if quantity.column == "dead_fraction":
+        figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def page_layout(figure: "go.Figure", *, x: dict[str, Any], y: dict[str, Any]) -> None:
+    """The look of every panel of a report; ``x`` and ``y`` are plotly axis settings."""
     axis = {"gridcolor": "#e3e6ea", "linecolor": "#8a9099", "automargin": True, "zeroline": False}
     figure.update_layout(
         template="none", height=380, margin={"l": 64, "r": 16, "t": 12, "b": 56}, hovermode="closest",
         font={"family": "system-ui, sans-serif", "size": 13, "color": "#1d2430"},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
-        xaxis={**axis, "type": "log", "title": {"text": L0_LABEL}, "tickvals": _LOG_TICKS},
-        yaxis={**axis, "title": {"text": quantity.label}},
+        xaxis={**axis, **x}, yaxis={**axis, **y},
     )  # fmt: skip
-    if quantity.column == "dead_fraction":
-        figure.update_yaxes(rangemode="tozero")
-    return figure
 
 
 def write_static_figure(handle: BinaryIO, by_hook: dict[str, list[Family]], quantity: Quantity) -> None:
@@ -102,11 +107,11 @@ def write_static_figure(handle: BinaryIO, by_hook: dict[str, list[Family]], quan
     for axis, (hook_name, families) in zip(axes, by_hook.items(), strict=True):
         for number, family in enumerate(families):
             curve = band(family, quantity.column)
-            colour = _COLOURS[number % len(_COLOURS)]
+            colour = COLOURS[number % len(COLOURS)]
             axis.fill_between(curve.l0, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
             axis.plot(
-                curve.l0, curve.mean, color=colour, label=family.label, marker=_MATPLOTLIB_MARKERS[number % 7],
-                linestyle=_MATPLOTLIB_DASHES[number % 7],
+                curve.l0, curve.mean, color=colour, label=family.label, marker=MATPLOTLIB_MARKERS[number % 7],
+                linestyle=MATPLOTLIB_DASHES[number % 7],
             )  # fmt: skip
         axis.set(xscale="log", xlabel=L0_LABEL, ylabel=quantity.label, title=hook_name)
         axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

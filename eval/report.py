@@ -1,5 +1,6 @@
 """The report of an SAE study: one HTML file, CSVs and PNGs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,18 +25,24 @@ _FIRST_COLUMNS = [
 ]  # fmt: skip
 
 
-class Provenance(NamedTuple):
-    """What the figures were made of."""
+class StudyFacts(NamedTuple):
+    """What every report says of its study."""
 
     name: str
     config_text: str
     """The resolved study, YAML."""
-    manifest: dict[str, Any]
-    """Of the activations."""
     environment: dict[str, Any]
     """Versions and hardware."""
     stages: list[dict[str, Any]]
     """Seconds and peak memory of each stage run."""
+
+
+class Provenance(NamedTuple):
+    """What the figures were made of."""
+
+    study: StudyFacts
+    manifest: dict[str, Any]
+    """Of the activations."""
     stopped: dict[str, str]
     """SAEs that diverged, and so are in no table or curve, with the reason."""
 
@@ -72,12 +79,13 @@ def write_report(folder: Path, table: pd.DataFrame, provenance: Provenance) -> R
             panels=panels,
         ),
         Section("SAEs", note=_COLUMN_NOTE, table=_table_for_people(table)),
-        Section("Activations", facts=_activation_facts(provenance.manifest)),
-        Section("Run", facts=_run_facts(provenance)),
-        Section("Study", text=provenance.config_text),
+        Section("Activations", facts=activation_facts(provenance.manifest)),
+        *closing_sections(provenance.study, [(f"stopped: {one}", why) for one, why in provenance.stopped.items()]),
     ]
     html = folder / "report.html"
-    write_page(html, f"{provenance.name}: sparse autoencoders compared", _lead(table, provenance.manifest), sections)
+    write_page(
+        html, f"{provenance.study.name}: sparse autoencoders compared", _lead(table, provenance.manifest), sections
+    )
     verdicts_csv = folder / "verdicts.csv"
     write_atomically(verdicts_csv, lambda path: verdict_table(comparisons).to_csv(path, index=False))
     pngs = []
@@ -109,7 +117,8 @@ def _lead(table: pd.DataFrame, manifest: dict[str, Any]) -> str:
     )
 
 
-def _activation_facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+def activation_facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a manifest says, for people."""
     dropped = manifest["n_dropped"]
     facts = [
         ("Model", f"{manifest['model']} ({manifest['revision']}), computed in {manifest['model_dtype']}"),
@@ -140,10 +149,10 @@ def _activation_facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def _run_facts(provenance: Provenance) -> list[tuple[str, str]]:
-    facts = [(f"stopped: {sae_id}", reason) for sae_id, reason in provenance.stopped.items()]
-    facts += [(name, str(value)) for name, value in provenance.environment.items()]
-    for stage in provenance.stages:
+def closing_sections(study: StudyFacts, first_facts: Sequence[tuple[str, str]] = ()) -> list[Section]:
+    """How a report ends: versions, hardware, stages, and the whole study."""
+    facts = [*first_facts, *((name, str(value)) for name, value in study.environment.items())]
+    for stage in study.stages:
         memory = f"{stage['peak_memory_bytes'] / 1e9:.2f} GB peak memory"
         facts.append((f"stage {stage['stage']}", f"{stage['seconds']:.0f} s, {memory}"))
-    return facts
+    return [Section("Run", facts=facts), Section("Study", text=study.config_text)]

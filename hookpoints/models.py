@@ -148,7 +148,7 @@ def load_model(config: EmbeddedModel | HubModel | LocalModel) -> LanguageModel:
     Raises ValueError, ConnectionError or MemoryError with the ways out when the model cannot be had.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
@@ -157,8 +157,8 @@ def load_model(config: EmbeddedModel | HubModel | LocalModel) -> LanguageModel:
     weight_options = dict(options)
     if isinstance(config, EmbeddedModel):
         weight_options["quantization_config"] = _dense_gguf()
+    tokenizer = load_tokenizer(config)
     with _readable_errors(config), quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(location, **options)
         model = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, **weight_options)
     model.eval().requires_grad_(False)
     try:
@@ -167,6 +167,15 @@ def load_model(config: EmbeddedModel | HubModel | LocalModel) -> LanguageModel:
         raise MemoryError(f"{model_id(config)} does not fit on {device}: {_MEMORY_WAYS_OUT}") from error
     revision = getattr(model.config, "_commit_hash", None) or getattr(config, "revision", "local")
     return LanguageModel(model, tokenizer, model_id(config), revision)
+
+
+def load_tokenizer(config: EmbeddedModel | HubModel | LocalModel) -> "PreTrainedTokenizerBase":
+    """The model's tokenizer alone; errors as for `load_model`."""
+    from transformers import AutoTokenizer
+
+    location, options = _location(config)
+    with _readable_errors(config), quiet_transformers():
+        return AutoTokenizer.from_pretrained(location, **options)
 
 
 def content_hash(language_model: LanguageModel) -> str:

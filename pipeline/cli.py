@@ -26,25 +26,25 @@ _STAGES = ("harvest", "train", "eval", "report")
 
 @app.command()
 def harvest(config: Study, set_: Overrides = None) -> None:
-    """Write the model's activations to safetensors shards."""
+    """Write the model's activations to safetensors shards; nothing to do where a study draws its rows."""
     _run(config, set_, ["harvest"])
 
 
 @app.command()
 def train(config: Study, set_: Overrides = None) -> None:
-    """Train every SAE of the study that is not trained yet."""
+    """Train every SAE or network of the study that is not trained yet."""
     _run(config, set_, ["train"])
 
 
 @app.command(name="eval")
 def evaluate(config: Study, set_: Overrides = None) -> None:
-    """Measure every SAE on held-out documents: eval.csv."""
+    """Measure every SAE or network on held-out rows: eval.csv."""
     _run(config, set_, ["eval"])
 
 
 @app.command()
 def report(config: Study, set_: Overrides = None) -> None:
-    """Write report.html with fronts, verdicts and tables."""
+    """Write report.html with figures, verdicts and tables."""
     _run(config, set_, ["report"])
 
 
@@ -59,12 +59,12 @@ def show_config(config: Study, set_: Overrides = None) -> None:
     """Print the resolved study and what it will cost; runs nothing."""
 
     def show() -> None:
-        from pipeline.costs import describe_costs, estimate_costs
+        from pipeline.costs import describe_costs
         from pipeline.study_file import load_study, study_yaml
 
         study = load_study(config, set_ or [])
         print(study_yaml(study))
-        for name, value in describe_costs(study, estimate_costs(study)):
+        for name, value in describe_costs(study):
             print(f"# {name + ':':22}{value}")
 
     _readably(show)
@@ -75,12 +75,12 @@ def _run(path: Path, overrides: list[str] | None, names: list[str]) -> None:
         from pipeline.study_file import load_study
 
         study = load_study(path, overrides or [])
-        from pipeline.stages import run_stages  # after validation: importing torch takes seconds
+        from pipeline.run_study import run_stages  # after validation: importing torch takes seconds
         from pipeline.summary import print_summary
 
         directory = run_stages(study, names)
         if names[-1] == "report":
-            print_summary(directory)
+            print_summary(study, directory)
 
     _readably(work)
 

@@ -1,4 +1,4 @@
-"""A study: one YAML file -> one validated, frozen RunConfig."""
+"""A study of sparse autoencoders: one YAML file -> one validated, frozen RunConfig; and what every kind of study has."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -117,13 +117,25 @@ class SAESpec(NamedTuple):
         return replace(default, **given)
 
 
-class RunConfig(Schema):
-    """One study."""
+class Study(Schema):
+    """What every study has."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the study; letters, digits, dots, dashes."""
     run_dir: str | None = None
     """Where everything is written; `runs/<name>` by default."""
+
+    @property
+    def run_path(self) -> Path:
+        """The run directory."""
+        return Path(self.run_dir or f"runs/{self.name}").expanduser()
+
+
+class RunConfig(Study):
+    """A study of sparse autoencoders."""
+
+    kind: Literal["saes"] = "saes"
+    """What is studied: saes, networks or xor."""
     activations: str | None = None
     """Where activations are; `<run_dir>/activations` by default. Studies may share one."""
     model: ModelConfig
@@ -144,11 +156,6 @@ class RunConfig(Schema):
         if twice:
             raise ValueError(f"train.saes describes the same SAE twice: {', '.join(twice)}")
         return self
-
-    @property
-    def run_path(self) -> Path:
-        """The run directory."""
-        return Path(self.run_dir or f"runs/{self.name}").expanduser()
 
     @property
     def activations_path(self) -> Path:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from hookpoints.models import ModelShape, model_shape
 from hookpoints.sites import Hookpoint, resolve_hookpoint
 from pipeline.config import RunConfig
+from pipeline.network_config import ActivationData, AnyStudy, CSVData, NetworkStudy, XORStudy
 
 
 class Costs(NamedTuple):
@@ -53,8 +54,55 @@ def estimate_costs(config: RunConfig) -> Costs:
     )
 
 
-def describe_costs(config: RunConfig, costs: Costs) -> list[tuple[str, str]]:
-    """Names and values for people."""
+def describe_costs(study: AnyStudy) -> list[tuple[str, str]]:
+    """What a study costs, names and values for people."""
+    match study:
+        case RunConfig():
+            return _describe_saes(study, estimate_costs(study))
+        case NetworkStudy():
+            return _describe_networks(study)
+        case XORStudy():
+            return _describe_descents(study)
+
+
+def _describe_networks(study: NetworkStudy) -> list[tuple[str, str]]:
+    data = study.data
+    facts = [
+        ("run directory", str(study.run_path)),
+        ("tasks", ", ".join(study.tasks)),
+        ("networks", f"{len(study.specs())}: {len(study.train.methods)} methods, betas, seeds"),
+    ]
+    if isinstance(data, ActivationData):
+        shape = model_shape(data.model)
+        facts += [
+            ("model", f"{shape.n_params / 1e6:,.0f} M parameters, d_in {shape.d_model}"),
+            ("tokens", f"{data.harvest.n_tokens:,}"),
+            (
+                "activations on disk",
+                f"{data.harvest.disk_bytes(shape.d_model) / 1e9:,.2f} GB at most ({data.harvest.dtype})",
+            ),
+        ]
+    if isinstance(data, CSVData):
+        return [*facts, ("rows", data.path)]
+    n = data.n_train
+    return [*facts, ("memory of a linear step", f"{8 * n * n / 1e9:,.2f} GB (n x n, {n:,} training rows)")]
+
+
+def _describe_descents(study: XORStudy) -> list[tuple[str, str]]:
+    data, n_runs = study.data, len(study.run_ids())
+    n_features, n_products = data.n_features, (data.n_train + data.n_neurons) * (data.n_train + data.n_test)
+    return [
+        ("run directory", str(study.run_path)),
+        ("descents", f"{n_runs} of {study.train.n_steps:,} steps"),
+        ("inner products", f"{2.0 * n_runs * n_products * n_features:.2e} floating-point operations"),
+        (
+            "steps",
+            f"{2.0 * n_runs * study.train.n_steps * data.n_neurons * data.n_train**2:.2e} floating-point operations",
+        ),
+    ]
+
+
+def _describe_saes(config: RunConfig, costs: Costs) -> list[tuple[str, str]]:
     return [
         ("run directory", str(config.run_path)),
         ("hookpoints", ", ".join(hookpoint.name for hookpoint in costs.hookpoints)),

@@ -14,7 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from hookpoints.files import read_json, write_json, write_text
-from pipeline.config import RunConfig
+from pipeline.network_config import AnyStudy
 from pipeline.study_file import study_yaml
 from saes.io import is_saved
 
@@ -76,13 +76,29 @@ class RunDirectory:
         """Add a line to stages.jsonl."""
         append_line(self.stages_path, record)
 
-    def forget_metrics_after(self, sae_ids: set[str], step: int) -> None:
-        """Drop the lines of SAEs past the step they resume from, so that no step stands twice."""
+    def network_folder(self, network_id: str) -> Path:
+        """Folder of one two-layer network."""
+        return self.path / "networks" / network_id
+
+    def descent_path(self, run_id: str) -> Path:
+        """What was measured of one descent on XOR clusters."""
+        return self.path / "descents" / f"{run_id}.json"
+
+    def metric_records(self, key: str, identity: str) -> list[dict[str, Any]]:
+        """The lines of one work unit, named by its ``key``."""
+        if not self.metrics_path.exists():
+            return []
+        lines = self.metrics_path.read_text(encoding="utf8").splitlines()
+        records = [json.loads(line) for line in lines if line.endswith("}")]
+        return [record for record in records if record[key] == identity]
+
+    def forget_metrics_after(self, identities: set[str], step: int, *, key: str = "sae_id") -> None:
+        """Drop the lines of work units past the step they resume from, so that no step stands twice."""
         if not self.metrics_path.exists():
             return
         lines = self.metrics_path.read_text(encoding="utf8").splitlines()
         records = [(line, json.loads(line)) for line in lines if line.endswith("}")]
-        kept = [line for line, record in records if record["sae_id"] not in sae_ids or record["step"] <= step]
+        kept = [line for line, record in records if record[key] not in identities or record["step"] <= step]
         write_text(self.metrics_path, "".join(f"{line}\n" for line in kept))
 
 
@@ -93,7 +109,7 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 
 
 @contextmanager
-def open_run(config: RunConfig) -> Iterator[RunDirectory]:
+def open_run(config: AnyStudy) -> Iterator[RunDirectory]:
     """Lock the study's run directory, making it if need be.
 
     Raises ValueError when it holds another study (with the differences), OSError when it cannot be written, RuntimeError
@@ -132,7 +148,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         raise OSError(f"{folder} cannot be made ({error}); give a run_dir where you may write") from error
 
 
-def _check_same_study(path: Path, config: RunConfig) -> None:
+def _check_same_study(path: Path, config: AnyStudy) -> None:
     saved = _flatten(yaml.safe_load(path.read_text(encoding="utf8")))
     given = _flatten(yaml.safe_load(study_yaml(config)))
     names = sorted(name for name in saved.keys() | given.keys() if saved.get(name) != given.get(name))

@@ -1,7 +1,6 @@
 """One function per stage: read artifacts, write artifacts. Each makes what is missing and leaves the rest alone."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,16 +10,16 @@ import pandas as pd
 import torch
 
 from eval.metrics import evaluate
-from eval.report import Provenance, ReportFiles, write_report
+from eval.report import Provenance, ReportFiles, StudyFacts, write_report
 from hookpoints.batches import ShardBatches
+from hookpoints.corpus import CorpusConfig
 from hookpoints.files import read_json, write_atomically, write_json
-from hookpoints.harvest import harvest, is_complete
-from hookpoints.models import load_model, model_id, resolve_device
+from hookpoints.harvest import HarvestConfig, harvest, is_complete
+from hookpoints.models import ModelConfig, load_model, model_id, resolve_device
 from hookpoints.shards import ActivationDataset
 from pipeline.config import RunConfig, SAESpec
-from pipeline.memory import peak_memory_bytes, reset_peak_memory
-from pipeline.progress import Display, duration, progress, say
-from pipeline.run_dir import RunDirectory, append_line, exclusive, open_run
+from pipeline.progress import Display, progress, say
+from pipeline.run_dir import RunDirectory, append_line, exclusive
 from pipeline.study_file import study_yaml
 from pipeline.trainer import Checkpoints, fit
 from saes.bank import Bank
@@ -33,18 +32,22 @@ _L0_TOLERANCE = 0.1
 
 def harvest_stage(config: RunConfig, run: RunDirectory) -> None:
     """Text -> activation shards."""
-    folder = config.activations_path
+    harvest_activations(config.model, config.corpus, config.harvest, config.activations_path)
+
+
+def harvest_activations(model: ModelConfig, corpus: CorpusConfig, config: HarvestConfig, folder: Path) -> None:
+    """Read text with a model and write activation shards to a folder, or what it lacks of them."""
     if is_complete(folder):
-        _check_same_harvest(config, folder)
+        _check_same_harvest(model, corpus, config, folder)
         say(f"harvest: complete in {folder}")
         return
     with exclusive(folder):
-        say(f"harvest: loading {model_id(config.model)}")
-        language_model = load_model(config.model)
+        say(f"harvest: loading {model_id(model)}")
+        language_model = load_model(model)
         device = language_model.model.device
         say(f"harvest: {language_model.model_id} in {language_model.model.dtype} on {device}, into {folder}")
-        with progress("harvest", config.harvest.n_tokens, "tokens") as display:
-            for state in harvest(language_model, config.corpus, config.harvest, folder):
+        with progress("harvest", config.n_tokens, "tokens") as display:
+            for state in harvest(language_model, corpus, config, folder):
                 display.set_total(state.total_tokens)
                 display.update(state.n_tokens, f"{state.n_bytes / 1e6:,.0f} MB")
     manifest = read_json(folder / "manifest.json")
@@ -52,8 +55,8 @@ def harvest_stage(config: RunConfig, run: RunDirectory) -> None:
     say(
         f"harvest: {n_rows['train']:,} training and {n_rows['held_out']:,} held-out rows from {manifest['n_tokens']:,} tokens"
     )
-    if manifest["n_tokens"] < 0.98 * config.harvest.n_tokens:
-        say(f"harvest: the corpus ended before the {config.harvest.n_tokens:,} tokens asked for")
+    if manifest["n_tokens"] < 0.98 * config.n_tokens:
+        say(f"harvest: the corpus ended before the {config.n_tokens:,} tokens asked for")
 
 
 def train_stage(config: RunConfig, run: RunDirectory) -> None:
@@ -242,52 +245,19 @@ def report_stage(config: RunConfig, run: RunDirectory) -> ReportFiles:
         raise ValueError(f"{run.eval_csv} does not exist; run dipole eval first")
     dataset = ActivationDataset(config.activations_path)
     stopped = run.stopped_saes(spec.sae_id for spec in config.specs(dataset.hook_names))
-    provenance = Provenance(
-        config.name, study_yaml(config), dataset.manifest, run.environment(), run.stage_records(), stopped
-    )
+    facts = StudyFacts(config.name, study_yaml(config), run.environment(), run.stage_records())
+    provenance = Provenance(facts, dataset.manifest, stopped)
     files = write_report(run.path, pd.read_csv(run.eval_csv), provenance)
     say(f"report: {files.html}")
     return files
 
 
-STAGES: dict[str, Callable[[RunConfig, RunDirectory], object]] = {
-    "harvest": harvest_stage,
-    "train": train_stage,
-    "eval": eval_stage,
-    "report": report_stage,
-}
-
-
-def run_stages(config: RunConfig, names: Sequence[str]) -> RunDirectory:
-    """Run stages in order inside the locked run directory; each one's time and peak memory go to stages.jsonl."""
-    with open_run(config) as run:
-        for name in names:
-            reset_peak_memory()
-            started = time.monotonic()
-            STAGES[name](config, run)
-            seconds = time.monotonic() - started
-            peak = peak_memory_bytes()
-            run.append_stage(
-                {
-                    "stage": name,
-                    "seconds": round(seconds, 2),
-                    "peak_memory_bytes": peak,
-                    "torch": torch.__version__,
-                }
-            )
-            say(f"{name}: done in {duration(seconds)}, peak memory {peak / 1e9:.2f} GB")
-    return run
-
-
-def _check_same_harvest(config: RunConfig, folder: Path) -> None:
+def _check_same_harvest(model: ModelConfig, corpus: CorpusConfig, config: HarvestConfig, folder: Path) -> None:
     """Activations shared between studies must be the ones this study describes."""
     manifest = read_json(folder / "manifest.json")
-    given = {
-        "corpus_config": config.corpus.model_dump(mode="json"),
-        "harvest": config.harvest.model_dump(mode="json"),
-    }
+    given = {"corpus_config": corpus.model_dump(mode="json"), "harvest": config.model_dump(mode="json")}
     differing = [name for name, value in given.items() if manifest[name] != value]
-    if manifest["model"] != model_id(config.model):
+    if manifest["model"] != model_id(model):
         differing.append("model")
     if differing:
         raise ValueError(

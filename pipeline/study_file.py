@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config import RunConfig
+from pipeline.network_config import STUDIES, AnyStudy
 
 Location = tuple[str | int, ...]
 
@@ -35,19 +35,25 @@ class _Source(NamedTuple):
         return str(self.file)
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_study(path: Path, overrides: Sequence[str] = ()) -> AnyStudy:
     """Read, override (``a.b=c``) and validate a study. Raises ConfigError listing every problem."""
     data, source = _read(path, overrides)
+    kind = data.get("kind", "saes")
+    if kind not in STUDIES:
+        raise ConfigError(
+            f"{source.of(('kind',))}: kind: is {kind!r}{_near(str(kind), STUDIES)}; allowed are {', '.join(STUDIES)}"
+        )
+    schema = STUDIES[kind]
     try:
-        return RunConfig.model_validate(data)
+        return schema.model_validate(data)
     except ValidationError as error:
-        problems = [_describe(problem, data, source) for problem in error.errors()]
+        problems = [_describe(problem, data, source, schema) for problem in error.errors()]
         raise ConfigError(
             f"{len(problems)} problem(s) in the study:\n" + "\n".join(f"  {p}" for p in problems)
         ) from None
 
 
-def study_yaml(config: RunConfig) -> str:
+def study_yaml(config: AnyStudy) -> str:
     """The resolved study, every default spelled out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
 
@@ -113,16 +119,16 @@ def _apply(data: Any, override: str) -> Location:
     return location
 
 
-def _describe(problem: Any, data: Any, source: _Source) -> str:
+def _describe(problem: Any, data: Any, source: _Source, schema: type[AnyStudy]) -> str:
     location = _without_tags(problem["loc"], data)
     dotted = ".".join(map(str, location)) or "study"
-    return f"{source.of(location)}: {dotted}: {_explain(problem, location)}"
+    return f"{source.of(location)}: {dotted}: {_explain(problem, location, schema)}"
 
 
-def _explain(problem: Any, location: Location) -> str:
+def _explain(problem: Any, location: Location, schema: type[AnyStudy]) -> str:
     kind, given = problem["type"], problem["input"]
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        allowed = _keys_at(RunConfig, problem["loc"][:-1])
+        allowed = _keys_at(schema, problem["loc"][:-1])
         return f"unknown key{_near(str(location[-1]), allowed)}; allowed are {', '.join(sorted(allowed))}"
     if kind == "missing":
         return "is missing and has no default"
@@ -187,11 +193,11 @@ def _annotations(kind: Any) -> dict[str, Any]:
 
 
 def _member(members: Sequence[Any], tag: str | int) -> Any:
-    """The member of a union that a tag names: by its own key, or by the literal of its ``architecture``."""
+    """The member of a union that a tag names: by its own key, or by the one value of a literal field of its own."""
     for member in members:
         bare = get_args(member)[0] if get_origin(member) is Annotated else member
         annotations = _annotations(bare)
-        literal = get_args(annotations.get("architecture"))[:1]
-        if tag in annotations or (literal and tag in get_args(literal[0])):
+        literals = [get_args(kind)[0] for kind in annotations.values() if get_origin(kind) is Annotated]
+        if tag in annotations or any(get_args(kind) == (tag,) for kind in literals):
             return bare
     return members[0]

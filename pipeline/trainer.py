@@ -61,6 +61,24 @@ class BatchSource(Protocol):
         ...
 
 
+class NoBatches:
+    """The batch source of a learner that holds its data."""
+
+    def __next__(self) -> None:
+        return None
+
+    def where(self) -> str:
+        """Every row takes part in every step."""
+        return "the whole training set"
+
+    def state_dict(self) -> dict[str, Any]:
+        """No position."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to load."""
+
+
 class StepRecord(NamedTuple):
     """What one step did."""
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from twolayer.linear_step import ExactStep, LinearStep
+from twolayer.network import Network
 from twolayer.polish import can_polish, polish
 from twolayer.program import Certificate, ConvexProgram
 
@@ -83,6 +84,10 @@ class ADMM:
     def point(self) -> Tensor:
         """``[2, n_patterns, d]``: where ADMM stands, exactly zero in the groups that are off; not quite inside its cones."""
         return self._copies.v
+
+    def network(self) -> Network:
+        """The network of `solution`."""
+        return self.program.network(self.solution)
 
     def step(self, batch: object = None) -> dict[str, Tensor | float]:
         """One iteration. ``loss`` is the objective at `point`; gap and objective are those of the last certificate."""

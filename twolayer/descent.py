@@ -8,7 +8,7 @@ from torch import Tensor
 
 from twolayer.losses import LOSSES, LossName
 from twolayer.network import Network
-from twolayer.program import check_data
+from twolayer.program import Certificate, certificate_of, check_data
 
 
 class NetworkDescent:
@@ -48,9 +48,9 @@ class NetworkDescent:
         self._best = (math.inf, self._hidden[0].clone(), self._output[0].clone())
 
     @property
-    def objective(self) -> float:
-        """The lowest met."""
-        return self._best[0]
+    def certificate(self) -> Certificate:
+        """The lowest objective met, over the bound 0: descent proves nothing."""
+        return certificate_of(self._best[0], 0.0, 0.0)
 
     def step(self, batch: object = None) -> dict[str, Tensor | float]:
         """One step; ``loss`` is the best restart's objective, ``median_objective`` that of the middle one."""
@@ -71,7 +71,7 @@ class NetworkDescent:
         self.step_number += 1
         return {
             "loss": objectives.min(),
-            "objective": self.objective,
+            "objective": self._best[0],
             "median_objective": objectives.median(),
         }
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from twolayer.admm import RELAXATION, shrink_groups
 from twolayer.losses import LossName
+from twolayer.network import Network
 from twolayer.patterns import Patterns
 from twolayer.program import Certificate, ConvexProgram, certificate_of
 from twolayer.robust_prox import RobustDual, project_robust_cones, prox_worst_loss
@@ -153,6 +154,10 @@ class RobustADMM:
         """``[2, n_patterns, d]``: the best point certified, inside its cones."""
         self.certificate = certificate_of(program.objective(zero), 0.0, 0.0)
         """Of `solution`; losses are never negative, so 0 is a bound."""
+
+    def network(self) -> Network:
+        """The network of `solution`."""
+        return self.program.network(self.solution)
 
     def step(self, batch: object = None) -> dict[str, Tensor | float]:
         """One iteration."""

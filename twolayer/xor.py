@@ -46,7 +46,9 @@ class XORConfig:
             if getattr(self, name) < 2:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 2 or more")
         if self.n_neurons % 2:
-            raise ValueError(f"n_neurons is {self.n_neurons}; half of the output weights are positive, so it must be even")
+            raise ValueError(
+                f"n_neurons is {self.n_neurons}; half of the output weights are positive, so it must be even"
+            )
         if self.is_balanced and self.n_train % 4:
             raise ValueError(f"n_train is {self.n_train}; four clusters of equal size need a multiple of 4")
         if not 0 <= self.flip_fraction < 0.5:
@@ -218,7 +220,13 @@ class GramDescent:
         means = problem.weights_means + coefficients @ problem.means_train.T
         linear = problem.test_train @ problem.labels.train
         return measure(
-            self._train, test, means, linear, problem.labels, problem.signs, self.learning_rate / (8 * self.config.n_train)
+            self._train,
+            test,
+            means,
+            linear,
+            problem.labels,
+            problem.signs,
+            self.learning_rate / (8 * self.config.n_train),
         )
 
     def projections(self) -> Tensor:

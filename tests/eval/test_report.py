@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval.report import Provenance, ReportFiles, write_report
+from eval.report import Provenance, ReportFiles, StudyFacts, write_report
 from eval.verdicts import compare_all, sentences, verdict_table
 
 CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
@@ -43,9 +43,8 @@ def provenance() -> Provenance:
         "hooks": dict.fromkeys(HOOKS, hook),
     }  # fmt: skip
     stages = [{"stage": "train", "seconds": 12.0, "peak_memory_bytes": 10**9}]
-    return Provenance(
-        "study <1>", "name: study\n", manifest, {"python": "3.11"}, stages, {"sae-x": "loss is nan at step 3"}
-    )
+    facts = StudyFacts("study <1>", "name: study\n", {"python": "3.11"}, stages)
+    return Provenance(facts, manifest, {"sae-x": "loss is nan at step 3"})
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,151 @@
+"""Token-level labels: a small set computed from the tokens, the exclusive-or of two of them, or a user's own CSV file.
+
+| label | true for a token |
+|---|---|
+| `starts_with_capital` | whose first letter, spaces left out, is upper case |
+| `starts_word` | that begins with a space or a line break |
+| `has_digit` | that holds a digit |
+| `is_punctuation` | that holds characters other than spaces, none of them a letter or a digit |
+| `in_code_line` | on a line that starts with `>>>`, `...`, `@`, `def`, `class`, `import`, `from`, `return`, or is a call or an assignment |
+
+A line is followed inside its context only; the token that breaks it belongs to it.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from hookpoints.contexts import Split, read_contexts
+from hookpoints.schema import Schema
+from hookpoints.shards import ActivationDataset
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TokenLabel = Literal["starts_with_capital", "starts_word", "has_digit", "is_punctuation", "in_code_line"]
+TOKEN_LABELS: tuple[TokenLabel, ...] = get_args(TokenLabel)
+CSV_COLUMNS = ("split", "sequence", "document", "position", "label")
+_CODE_LINE = re.compile(
+    r"\s*(>>>|\.\.\.|@\w|def |class |import |from \w+ import|return\b|[\w.\[\]]+\(.*\)\s*$|[\w.\[\]]+\s*=\s*\S)"
+)
+
+
+class LabelConfig(Schema):
+    """One yes-or-no question about a token."""
+
+    token: TokenLabel | None = None
+    """Computed from the tokens."""
+    xor: list[TokenLabel] | None = Field(default=None, min_length=2, max_length=2)
+    """True where exactly one of two computed labels is."""
+    csv: str | None = None
+    """A file with the columns split, sequence, document, position, label (0 or 1), as the token shards count them."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "LabelConfig":
+        if sum(source is not None for source in (self.token, self.xor, self.csv)) != 1:
+            raise ValueError("a label is given by exactly one of token, xor, csv")
+        return self
+
+    @property
+    def name(self) -> str:
+        """For folders and tables."""
+        if self.xor is not None:
+            return "_xor_".join(self.xor)
+        return self.token if self.token is not None else Path(str(self.csv)).stem
+
+
+def row_labels(
+    label: LabelConfig,
+    dataset: ActivationDataset,
+    tokenizer: "PreTrainedTokenizerBase",
+    split: Split,
+    tokens: dict[str, Tensor],
+) -> Tensor:
+    """``[n_rows]``: 1, 0, or -1 where a CSV says nothing, for rows of a split given by their token shard."""
+    keys = _keys(tokens["sequence"], tokens["document"], tokens["position"])
+    if label.csv is not None:
+        known, values = _read_csv(Path(label.csv).expanduser(), split)
+        return _look_up(keys, known, values, missing=-1)
+    chosen: list[TokenLabel] = label.xor or [label.token or "starts_word"]
+    first, last = int(tokens["sequence"].min()), int(tokens["sequence"].max()) + 1
+    context_length = dataset.manifest["harvest"]["context_length"]
+    contexts = read_contexts(dataset.folder / "contexts", split, first, last, context_length)
+    texts = token_texts(contexts.input_ids, tokenizer)
+    marks = [context_labels(name, texts) for name in chosen]
+    combined = marks[0] ^ marks[1] if label.xor else marks[0]
+    sequence = torch.arange(first, last)[:, None].expand_as(contexts.input_ids)
+    known = _keys(sequence, contexts.documents, contexts.position_ids).flatten()
+    return _look_up(keys, known, combined.flatten().long(), missing=-1)
+
+
+def token_texts(input_ids: Tensor, tokenizer: "PreTrainedTokenizerBase") -> list[list[str]]:
+    """The text of every token of ``input_ids [n_contexts, context]``."""
+    unique = input_ids.unique().tolist()
+    texts = dict(zip(unique, tokenizer.batch_decode([[token] for token in unique]), strict=True))
+    return [[texts[token] for token in context] for context in input_ids.tolist()]
+
+
+def context_labels(name: TokenLabel, texts: Sequence[Sequence[str]]) -> Tensor:
+    """``[n_contexts, context]`` bool, from the text of every token."""
+    if name == "in_code_line":
+        return torch.tensor([_code_lines(context) for context in texts])
+    of_token: dict[str, Callable[[str], bool]] = {
+        "starts_with_capital": lambda text: text.lstrip()[:1].isupper(),
+        "starts_word": lambda text: text[:1].isspace(),
+        "has_digit": lambda text: any(character.isdigit() for character in text),
+        "is_punctuation": lambda text: bool(text.strip()) and not any(c.isalnum() for c in text),
+    }
+    return torch.tensor([[of_token[name](text) for text in context] for context in texts])
+
+
+def _code_lines(texts: Sequence[str]) -> list[bool]:
+    """Whether the line of each token of a context is code."""
+    lines, line_of = [""], []
+    for text in texts:
+        line_of.append(len(lines) - 1)
+        head, *rest = text.split("\n")
+        lines[-1] += head
+        lines.extend(rest)
+        if rest and not head and text.strip("\n").strip():
+            line_of[-1] = len(lines) - 1
+    is_code = [_CODE_LINE.match(line) is not None for line in lines]
+    return [is_code[number] for number in line_of]
+
+
+def _keys(sequence: Tensor, document: Tensor, position: Tensor) -> Tensor:
+    """One number for a token: a document has one piece in a context, and a position inside it."""
+    return (sequence.long() * (1 << 24) + document.long()) * (1 << 16) + position.long()
+
+
+def _look_up(keys: Tensor, known: Tensor, values: Tensor, *, missing: int) -> Tensor:
+    order = known.argsort()
+    known, values = known[order], values[order]
+    place = torch.searchsorted(known, keys).clamp_max(len(known) - 1)
+    return torch.where(known[place] == keys, values[place], missing)
+
+
+def _read_csv(path: Path, split: Split) -> tuple[Tensor, Tensor]:
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the labels {path} cannot be read ({error}); give a CSV file with {', '.join(CSV_COLUMNS)}"
+        ) from None
+    lacking = [name for name in CSV_COLUMNS if name not in table]
+    if lacking:
+        raise ValueError(f"{path} lacks the columns {', '.join(lacking)}; it needs {', '.join(CSV_COLUMNS)}")
+    table = table[table["split"] == split]
+    if not set(table["label"]) <= {0, 1}:
+        raise ValueError(f"{path} holds labels other than 0 and 1")
+    if len(table) == 0:
+        raise ValueError(f"{path} has no row of the {split} split; the column split holds train or held_out")
+    columns = [torch.from_numpy(table[name].to_numpy(dtype=np.int64)) for name in CSV_COLUMNS[1:]]
+    return _keys(*columns[:3]), columns[3]

@@ -1,0 +1,142 @@
+"""Rows of a network study: drawn, read from a CSV file, or taken from activations with token-level labels."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hookpoints.contexts import Split
+from hookpoints.labels import LabelConfig, row_labels
+from hookpoints.models import load_tokenizer
+from hookpoints.shards import ActivationDataset
+from pipeline.network_config import ActivationData, CSVData, NetworkStudy, SyntheticData
+from saes.io import load_sae
+from twolayer.data import Preparation, Rows, fit_preparation, synthetic_rows
+from twolayer.losses import LOSSES
+
+
+class Task(NamedTuple):
+    """Prepared rows of one task."""
+
+    train: Rows
+    validation: Rows
+    """For choosing beta."""
+    test: Rows
+    preparation: Preparation
+    description: str
+
+
+def load_task(study: NetworkStudy, name: str) -> Task:
+    """The rows of one of the study's tasks. Raises ValueError saying which file, column or label is at fault."""
+    data = study.data
+    match data:
+        case SyntheticData():
+            parts, description = _synthetic(study, data)
+        case CSVData():
+            parts, description = _csv(study, data)
+        case ActivationData():
+            label = data.labels[study.tasks.index(name)]
+            parts, description = _activations(study, data, label)
+    preparation = fit_preparation(
+        parts[0].x, standardise=data.standardise, n_components=data.n_components, has_bias=data.bias
+    )
+    train, validation, test = (Rows(preparation(part.x), part.y) for part in parts)
+    return Task(train, validation, test, preparation, description)
+
+
+def _synthetic(study: NetworkStudy, data: SyntheticData) -> tuple[list[Rows], str]:
+    generator = torch.Generator().manual_seed(data.seed)
+    classes = LOSSES[study.train.loss].is_classification
+    sizes = (data.n_train, data.n_held_out, data.n_held_out)
+    parts = [
+        synthetic_rows(data.task, n, data.d, noise=data.noise, classes=classes, generator=generator) for n in sizes
+    ]
+    return parts, f"synthetic task {data.task}, d {data.d}, noise {data.noise:g}, seed {data.seed}"
+
+
+def _csv(study: NetworkStudy, data: CSVData) -> tuple[list[Rows], str]:
+    import pandas as pd
+
+    path = Path(data.path).expanduser()
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"data.path: {path} cannot be read ({error})") from None
+    if data.target not in table:
+        raise ValueError(f"data.target: {path} has no column {data.target!r}; it has {', '.join(map(str, table))}")
+    features = table.drop(columns=data.target)
+    texts = [str(name) for name in features if not pd.api.types.is_numeric_dtype(features[name])]
+    if texts:
+        raise ValueError(
+            f"{path}: the columns {', '.join(texts)} are not numeric; encode them as numbers or leave them out"
+        )
+    target = table[data.target]
+    if LOSSES[study.train.loss].is_classification:
+        classes = sorted(target.unique().tolist())
+        if len(classes) != 2:
+            raise ValueError(
+                f"{path}: {data.target} holds {len(classes)} different values; logistic and hinge loss take two classes"
+            )
+        target = (target == classes[1]) * 2.0 - 1.0
+    x = torch.from_numpy(features.to_numpy(dtype="float64"))
+    y = torch.from_numpy(target.to_numpy(dtype="float64").copy())
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(data.seed))
+    n_held_out = round(data.held_out_fraction * len(x))
+    if n_held_out < 1 or len(x) - 2 * n_held_out < 1:
+        raise ValueError(f"{path} has {len(x)} rows; too few to train, choose beta and test")
+    pieces = order.split([len(x) - 2 * n_held_out, n_held_out, n_held_out])
+    return [Rows(x[piece], y[piece]) for piece in pieces], f"{path}, {len(x)} rows"
+
+
+def _activations(study: NetworkStudy, data: ActivationData, label: LabelConfig) -> tuple[list[Rows], str]:
+    dataset = ActivationDataset(study.activations_path)
+    if data.hook_name is None and len(dataset.hook_names) > 1:
+        raise ValueError(f"data.hook_name: the activations hold {', '.join(dataset.hook_names)}; name one of them")
+    hook_name = data.hook_name or dataset.hook_names[0]
+    tokenizer = load_tokenizer(data.model)
+    encode = load_sae(data.sae).encode if data.sae else None
+    generator = torch.Generator().manual_seed(data.seed)
+
+    def collect(split: Split) -> tuple[Tensor, Tensor, Tensor]:
+        rows, labels, documents = [], [], []
+        for shard in dataset.shards(split):
+            stored = dataset.read(hook_name, shard)
+            tokens = dataset.read_tokens(shard)
+            marks = row_labels(label, dataset, tokenizer, split, tokens)
+            kept = ~stored.is_outlier & (marks >= 0)
+            rows.append(stored.activations[kept])
+            labels.append(marks[kept])
+            documents.append(tokens["document"][kept].long())
+        return torch.cat(rows), torch.cat(labels), torch.cat(documents)
+
+    x, marks, documents = collect("train")
+    is_fit = documents % 5 != 0
+    train = _draw(x[is_fit], marks[is_fit], data.n_train, label, generator, balanced=True)
+    validation = _draw(x[~is_fit], marks[~is_fit], data.n_held_out, label, generator, balanced=False)
+    test = _draw(*collect("held_out")[:2], data.n_held_out, label, generator, balanced=False)
+    share = float((test.y > 0).double().mean())
+    if encode is not None:
+        train, validation, test = (Rows(encode(part.x.float()).double(), part.y) for part in (train, validation, test))
+    description = (
+        f"{label.name} on {f'SAE latents ({data.sae})' if data.sae else hook_name}, {len(train.x):,} training rows (classes "
+        f"equal), {len(test.x):,} test rows of other documents ({share:.1%} positive)"
+    )
+    return [train, validation, test], description
+
+
+def _draw(x: Tensor, marks: Tensor, n: int, label: LabelConfig, generator: torch.Generator, *, balanced: bool) -> Rows:
+    """Up to n rows, as many of either class if balanced."""
+    order = torch.randperm(len(x), generator=generator)
+    positive, negative = order[marks[order] == 1], order[marks[order] == 0]
+    if len(positive) == 0 or len(negative) == 0:
+        raise ValueError(
+            f"label {label.name}: {len(positive)} of {len(x)} rows are positive; a probe needs both classes in training, "
+            "validation and test documents: raise harvest.n_tokens or choose another label"
+        )
+    if balanced:
+        half = min(n // 2, len(positive), len(negative))
+        chosen = torch.cat([positive[:half], negative[:half]])
+    else:
+        chosen = order[:n]
+    return Rows(x[chosen].double(), marks[chosen].double() * 2 - 1)

@@ -1,0 +1,84 @@
+"""Rows for two-layer networks: synthetic tasks, and the affine map that prepares rows of any origin."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+TaskName = Literal["product", "teacher", "xor"]
+_SPREAD = 0.2
+
+
+class Rows(NamedTuple):
+    """Inputs and targets."""
+
+    x: Tensor
+    """``[n, d_raw]``, float64."""
+    y: Tensor
+    """``[n]``: targets, or labels -1 and 1."""
+
+
+class Preparation(NamedTuple):
+    """x -> ((x - shift) projection, 1): what a network is trained on, from raw rows."""
+
+    shift: Tensor
+    """``[d_raw]``."""
+    projection: Tensor
+    """``[d_raw, d]``."""
+    has_bias: bool
+    """Whether a column of ones is appended, which gives neurons a bias."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Prepared rows ``[n, d]`` or ``[n, d + 1]`` of raw ones ``[n, d_raw]``."""
+        prepared = (x.to(self.shift) - self.shift) @ self.projection
+        return torch.cat([prepared, prepared.new_ones(len(prepared), 1)], dim=1) if self.has_bias else prepared
+
+
+def fit_preparation(x: Tensor, *, standardise: bool, n_components: int | None, has_bias: bool) -> Preparation:
+    """From training rows ``x [n, d_raw]``.
+
+    ``n_components`` keeps the leading principal components, of unit variance each; ``standardise`` alone gives every column mean
+    zero and variance one. Columns and components that do not vary become zero: a bias says all that they could.
+    """
+    d = x.shape[1]
+    if n_components is not None:
+        if not 1 <= n_components <= min(x.shape):
+            raise ValueError(
+                f"n_components is {n_components}; {len(x)} rows of {d} columns have 1 to {min(x.shape)} of them"
+            )
+        mean = x.mean(dim=0)
+        _, singular_values, axes = torch.linalg.svd(x - mean, full_matrices=False)
+        return Preparation(
+            mean, axes[:n_components].T * _inverse(singular_values[:n_components] / len(x) ** 0.5), has_bias
+        )
+    if standardise:
+        return Preparation(x.mean(dim=0), torch.diag(_inverse(x.std(dim=0, correction=0))), has_bias)
+    return Preparation(torch.zeros_like(x[0]), torch.eye(d, dtype=x.dtype), has_bias)
+
+
+def synthetic_rows(task: TaskName, n: int, d: int, *, noise: float, classes: bool, generator: torch.Generator) -> Rows:
+    """Gaussian rows ``[n, d]`` with a target that no linear function has.
+
+    ``product``: x_1 x_2; ``xor``: the same on four clusters of deviation 0.2 around (+-1, +-1) in the first two features, all
+    others Gaussian; ``teacher``: a random network of four neurons, the same for every call with the same d. Gaussian noise is
+    added before ``classes`` takes the sign.
+    """
+    if d < 2:
+        raise ValueError(f"d is {d}; the synthetic tasks need two features or more")
+    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    if task == "xor":
+        corners = torch.randint(0, 2, (n, 2), generator=generator) * 2.0 - 1.0
+        x[:, :2] = corners + _SPREAD * x[:, :2]
+    if task == "teacher":
+        fixed = torch.Generator().manual_seed(d)
+        hidden = torch.randn(4, d, generator=fixed, dtype=torch.float64) / d**0.5
+        target = (x @ hidden.T).clamp_min(0) @ torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
+    else:
+        target = x[:, 0] * x[:, 1]
+    y = target + noise * torch.randn(n, generator=generator, dtype=torch.float64)
+    return Rows(x, torch.where(y > 0, 1.0, -1.0).to(x) if classes else y)
+
+
+def _inverse(scale: Tensor) -> Tensor:
+    """1 / scale, and 0 where there is nothing to scale."""
+    return torch.where(scale > 1e-10 * scale.max(), 1 / scale, 0.0)
