@@ -77,14 +77,14 @@ def _charts(table: pd.DataFrame, trace: pd.DataFrame, task: str) -> _Charts:
     smallest = table[(table["beta"] == table["beta"].min()) & (table["seed"] == table["seed"].min())]
     iterative = smallest[smallest["method"] != "linear"]
     lines = {
-        str(row["family"]): trace[trace["network_id"] == row["network_id"]].sort_values("step")
+        str(row["label"]): trace[trace["network_id"] == row["network_id"]].sort_values("step")
         for _, row in iterative.iterrows()
     }
     convergence = [
         _trace_chart(task, lines, "objective", x, "Objective", f"objective against {what}")
         for x, what in (("step", "iteration"), ("seconds", "time"))
     ]
-    certified = {family: of for family, of in lines.items() if bool(of["relative_gap"].notna().any())} if lines else {}
+    certified = {str(row["label"]): lines[str(row["label"])] for _, row in iterative.iterrows() if row["is_certified"]}
     if certified:
         convergence.append(_trace_chart(task, certified, "relative_gap", "seconds", "Relative gap", "gap against time"))
         convergence.append(
@@ -94,44 +94,44 @@ def _charts(table: pd.DataFrame, trace: pd.DataFrame, task: str) -> _Charts:
     columns = [("train_score", f"{what} on training rows"), ("test_score", f"{what} on test rows")]
     scores = [
         Chart(
-            f"{task}_{column}", f"{task}: {label.lower() if what != 'R²' else label} against beta", "beta", label,
-            [_band(str(family), rows, column) for family, rows in table.groupby("family", sort=False)], log_x=True,
+            f"{task}_{column}", f"{task}: {name} against beta", "beta", name,
+            [_band(str(label), rows, column) for label, rows in table.groupby("label", sort=False)], log_x=True,
         )
-        for column, label in columns
+        for column, name in columns
     ]  # fmt: skip
     attacked = _attack_chart(table, task, what)
     return _Charts([chart for chart in convergence if chart.curves], scores + ([attacked] if attacked else []))
 
 
-def _trace_chart(task: str, lines: dict[str, pd.DataFrame], column: str, x: str, label: str, title: str) -> Chart:
+def _trace_chart(task: str, lines: dict[str, pd.DataFrame], column: str, x: str, y_label: str, title: str) -> Chart:
     curves = []
-    for family, of in lines.items():
+    for label, of in lines.items():
         known = of[of[column].notna()]
-        curves.append(Curve(family, known[x].tolist(), known[column].clip(lower=_FLOOR).tolist()))
+        curves.append(Curve(label, known[x].tolist(), known[column].clip(lower=_FLOOR).tolist()))
     x_label = "Iteration" if x == "step" else "Seconds"
-    return Chart(f"{task}_{column}_{x}", f"{task}: {title}", x_label, label, curves, log_x=True, log_y=True)
+    return Chart(f"{task}_{column}_{x}", f"{task}: {title}", x_label, y_label, curves, log_x=True, log_y=True)
 
 
-def _band(family: str, rows: pd.DataFrame, column: str) -> Curve:
+def _band(label: str, rows: pd.DataFrame, column: str) -> Curve:
     by_beta = rows.groupby("beta")[column]
     mean, low, high = by_beta.mean(), by_beta.min(), by_beta.max()
     has_band = rows["seed"].nunique() > 1
     x = [float(beta) for beta in mean.index]  # pyright: ignore[reportArgumentType]
-    return Curve(family, x, mean.tolist(), low.tolist() if has_band else None, high.tolist() if has_band else None)
+    return Curve(label, x, mean.tolist(), low.tolist() if has_band else None, high.tolist() if has_band else None)
 
 
 def _attack_chart(table: pd.DataFrame, task: str, what: str) -> Chart | None:
-    """Score against the radius of PGD, every family at its chosen beta."""
+    """Score against the radius of PGD, every method at its chosen beta."""
     columns = [str(name) for name in table if str(name).startswith("pgd_")]
     if not columns:
         return None
     radii = [0.0, *(float(name.removeprefix("pgd_")) for name in columns)]
     curves = [
-        Curve(one.family, radii, [one.test_score, *(float(one.rows[name].mean()) for name in columns)])
+        Curve(one.label, radii, [one.test_score, *(float(one.rows[name].mean()) for name in columns)])
         for one in choose(table)[task]
     ]
     label = f"{what} on attacked test rows"
-    return Chart(f"{task}_attacks", f"{task}: {label.lower()}", "Radius of PGD (l-infinity)", label, curves)
+    return Chart(f"{task}_attacks", f"{task}: {label}", "Radius of PGD (l-infinity)", label, curves)
 
 
 def _table_for_people(table: pd.DataFrame) -> pd.DataFrame:

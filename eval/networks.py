@@ -12,13 +12,6 @@ from twolayer.data import Rows
 from twolayer.losses import LOSSES, LossName
 from twolayer.network import Network, network_objective
 
-_METHOD_NAMES = {
-    "convex": "the convex program",
-    "scp": "the sampled program",
-    "robust": "robust training",
-    "gradient_descent": "gradient descent",
-    "linear": "the linear model",
-}
 _CHANCE = 0.5
 
 
@@ -60,7 +53,7 @@ def evaluate_network(
 class Chosen(NamedTuple):
     """A method of a task at the beta with the best mean validation score."""
 
-    family: str
+    label: str
     method: str
     beta: float
     rows: pd.DataFrame
@@ -71,20 +64,15 @@ class Chosen(NamedTuple):
         """Mean over seeds."""
         return float(self.rows["test_score"].mean())
 
-    @property
-    def name(self) -> str:
-        """For sentences."""
-        return _METHOD_NAMES[self.method]
-
 
 def choose(table: pd.DataFrame) -> dict[str, list[Chosen]]:
-    """By task: every family at its best beta."""
+    """By task: every method, told apart by its label, at its best beta."""
     chosen: dict[str, list[Chosen]] = {}
-    for (task, family), rows in table.groupby(["task", "family"], sort=False):
+    for (task, label), rows in table.groupby(["task", "label"], sort=False):
         means = rows.groupby("beta")["validation_score"].mean()
         beta = float(means.idxmax())  # pyright: ignore[reportArgumentType]
         best = rows[rows["beta"] == beta]
-        chosen.setdefault(str(task), []).append(Chosen(str(family), str(best["method"].iloc[0]), beta, best))
+        chosen.setdefault(str(task), []).append(Chosen(str(label), str(best["method"].iloc[0]), beta, best))
     return chosen
 
 
@@ -94,39 +82,37 @@ def network_sentences(table: pd.DataFrame, task: str) -> list[str]:
     what = "balanced accuracy" if LOSSES[table["loss"].iloc[0]].is_classification else "R²"
     said = [*_certificate_sentences(of_task), *_descent_sentences(of_task)]
     chosen = choose(of_task)[task]
-    scores = ", ".join(f"{one.test_score:.3f} for {one.name} ({one.family})" for one in chosen)
-    said.append(f"On test rows, at the beta that validation rows choose, {what} is {scores}.")
+    scores = "; ".join(f"{one.label} {one.test_score:.3f}" for one in chosen)
+    said.append(f"{what.capitalize()} on test rows, at the beta that validation rows choose: {scores}.")
     said += _probe_sentences(chosen) if what == "balanced accuracy" else []
     return said + _attack_sentences(of_task, chosen, what)
 
 
 def _certificate_sentences(table: pd.DataFrame) -> list[str]:
     said = []
-    for family, rows in table[table["is_certified"]].groupby("family", sort=False):
+    for label, rows in table[table["is_certified"]].groupby("label", sort=False):
         worst = rows.loc[rows["relative_gap"].idxmax()]
-        within = f"within {worst['relative_gap']:.1e} (relative) of its optimum"
         said.append(
-            f"{family}: all {len(rows)} solution(s) are certified {within}, at beta {worst['beta']:g} the worst, with cone "
-            f"violation {rows['violation'].max():.1e} before they were moved inside."
+            f"{label}: {len(rows)} network(s), each proved to lie within {worst['relative_gap']:.1e} (relative; the worst at beta "
+            f"{worst['beta']:g}) of the optimum of its program; cone violation {rows['violation'].max():.1e} before the "
+            "point was moved inside."
         )
     return said
 
 
 def _descent_sentences(table: pd.DataFrame) -> list[str]:
     """Objective of gradient descent over the certified one, by beta."""
-    convex = table[table["method"] == "convex"].groupby("beta")["objective"].min()
+    of_convex = table[table["method"] == "convex"]
+    convex = of_convex.groupby("beta")[["objective", "lower_bound"]].min()
     descent = table[table["method"] == "gradient_descent"].groupby("beta")["objective"].min()
     shared = [beta for beta in convex.index if beta in descent.index]
     if not shared:
         return []
-    excess = {beta: descent[beta] / convex[beta] - 1 for beta in shared}
-    listed = ", ".join(f"{excess[beta]:+.2%} at beta {beta:g}" for beta in shared)
-    note = (
-        ""
-        if min(excess.values()) >= 0
-        else "; below zero it found neurons outside the sampled patterns, sample more of them"
-    )
-    return [f"The best gradient-descent run ends above the convex optimum by {listed}{note}."]
+    listed = ", ".join(f"{descent[beta] / convex['objective'][beta] - 1:+.1e} at beta {beta:g}" for beta in shared)
+    said = f"Gradient descent's best objective over the best convex one, relative: {listed}."
+    is_beaten = any(descent[beta] < convex["lower_bound"][beta] for beta in shared)
+    note = "Below its lower bound descent found neurons outside the sampled patterns; sample more of them."
+    return [said, note] if is_beaten else [said]
 
 
 def _probe_sentences(chosen: list[Chosen]) -> list[str]:
@@ -143,19 +129,19 @@ def _probe_sentences(chosen: list[Chosen]) -> list[str]:
 
 def _attack_sentences(table: pd.DataFrame, chosen: list[Chosen], what: str) -> list[str]:
     said = []
-    for column in [name for name in table if str(name).startswith("pgd_")]:
-        scores = ", ".join(f"{float(one.rows[column].mean()):.3f} for {one.name} ({one.family})" for one in chosen)
-        said.append(f"Under PGD of radius {str(column).removeprefix('pgd_')}, {what} is {scores}.")
+    for column in [str(name) for name in table if str(name).startswith("pgd_")]:
+        scores = "; ".join(f"{one.label} {float(one.rows[column].mean()):.3f}" for one in chosen)
+        said.append(f"{what.capitalize()} under PGD of radius {column.removeprefix('pgd_')}: {scores}.")
     return said
 
 
 def network_verdict_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The numbers behind the sentences: every family of every task at its chosen beta, means over seeds."""
+    """The numbers behind the sentences: every method of every task at its chosen beta, means over seeds."""
     rows = []
     for task, families in choose(table).items():
         for one in families:
             means = one.rows.select_dtypes("number").mean()
             names = [name for name in means.index if name.endswith("_score") or name.startswith(("fgsm_", "pgd_"))]
             proof = {name: means[name] for name in ("objective", "lower_bound", "relative_gap", "violation", "seconds")}
-            rows.append({"task": task, "family": one.family, "beta": one.beta, **proof, **{n: means[n] for n in names}})
+            rows.append({"task": task, "label": one.label, "beta": one.beta, **proof, **{n: means[n] for n in names}})
     return pd.DataFrame(rows)

@@ -206,6 +206,22 @@ class NetworkSpec(NamedTuple):
                 return "linear"
 
     @property
+    def label(self) -> str:
+        """The method, for people."""
+        match self.method:
+            case ConvexMethod(patterns=patterns, n_patterns=n, solver=solver):
+                name = "Convex" if solver == "admm" else "Convex (RBCD)"
+                return f"{name}, {'all' if patterns == 'enumerated' else n} patterns"
+            case SampledMethod(n_samples=n, violation=violation):
+                return f"Sampled (SCP), {n} neurons" if n else f"Sampled (SCP), violation {violation:g}"
+            case RobustMethod(epsilon=epsilon, n_patterns=n):
+                return f"Robust, radius {epsilon:g}, {n} patterns"
+            case DescentMethod(n_neurons=n, n_restarts=restarts):
+                return f"Gradient descent, {n} neurons, best of {restarts}"
+            case LinearMethod():
+                return "Linear"
+
+    @property
     def network_id(self) -> str:
         """Folder name."""
         return f"{self.task}-{self.family}-beta_{self.beta:g}-seed_{self.seed}"

@@ -168,6 +168,7 @@ def evaluate_networks(study: NetworkStudy, run: RunDirectory) -> None:
                 {
                     **{name: saved.metadata[name] for name in (*kept, *proof)},
                     "method": spec.method.method,
+                    "label": spec.label,
                     "is_certified": isinstance(spec.method, ConvexMethod | RobustMethod) or spec.method.method == "scp",
                     **read_json(path),
                 }

@@ -23,7 +23,7 @@ _SAE_COLUMNS = {
 }
 _NETWORK_COLUMNS = {
     "task": "task",
-    "family": "method",
+    "label": "method",
     "beta": "beta",
     "seed": "seed",
     "objective": "objective",
