@@ -137,7 +137,7 @@ def _attack_chart(table: pd.DataFrame, task: str, what: str) -> Chart | None:
 def _table_for_people(table: pd.DataFrame) -> pd.DataFrame:
     first = [
         "task",
-        "family",
+        "label",
         "beta",
         "seed",
         "objective",

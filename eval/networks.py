@@ -111,7 +111,7 @@ def _descent_sentences(table: pd.DataFrame) -> list[str]:
     listed = ", ".join(f"{descent[beta] / convex['objective'][beta] - 1:+.1e} at beta {beta:g}" for beta in shared)
     said = f"Gradient descent's best objective over the best convex one, relative: {listed}."
     is_beaten = any(descent[beta] < convex["lower_bound"][beta] for beta in shared)
-    note = "Below its lower bound descent found neurons outside the sampled patterns; sample more of them."
+    note = "Where it lies below the lower bound, descent found neurons with other patterns than the program was given; give it more."
     return [said, note] if is_beaten else [said]
 
 

@@ -42,7 +42,7 @@ class LabelConfig(Schema):
     token: TokenLabel | None = None
     """Computed from the tokens."""
     xor: list[TokenLabel] | None = Field(default=None, min_length=2, max_length=2)
-    """True where exactly one of two computed labels is."""
+    """True where exactly one of two computed labels is; rows are drawn evenly from all four combinations."""
     csv: str | None = None
     """A file with the columns split, sequence, document, position, label (0 or 1), as the token shards count them."""
 
@@ -59,15 +59,28 @@ class LabelConfig(Schema):
             return "_xor_".join(self.xor)
         return self.token if self.token is not None else Path(str(self.csv)).stem
 
+    @property
+    def positive_strata(self) -> tuple[int, ...]:
+        """Strata of `row_strata` that answer yes."""
+        return (1,) if self.xor is None else (1, 2)
 
-def row_labels(
+    @property
+    def n_strata(self) -> int:
+        """2, or 4 combinations."""
+        return 2 if self.xor is None else 4
+
+
+def row_strata(
     label: LabelConfig,
     dataset: ActivationDataset,
     tokenizer: "PreTrainedTokenizerBase",
     split: Split,
     tokens: dict[str, Tensor],
 ) -> Tensor:
-    """``[n_rows]``: 1, 0, or -1 where a CSV says nothing, for rows of a split given by their token shard."""
+    """``[n_rows]``, for rows of a split given by their token shard: 0 or 1, or for an exclusive-or 2 a + b of its two labels.
+
+    -1 where a CSV file says nothing. A linear model of balanced combinations a, b cannot tell their exclusive-or from chance.
+    """
     keys = _keys(tokens["sequence"], tokens["document"], tokens["position"])
     if label.csv is not None:
         known, values = _read_csv(Path(label.csv).expanduser(), split)
@@ -78,10 +91,10 @@ def row_labels(
     contexts = read_contexts(dataset.folder / "contexts", split, first, last, context_length)
     texts = token_texts(contexts.input_ids, tokenizer)
     marks = [context_labels(name, texts) for name in chosen]
-    combined = marks[0] ^ marks[1] if label.xor else marks[0]
+    combined = 2 * marks[0].long() + marks[1] if label.xor else marks[0].long()
     sequence = torch.arange(first, last)[:, None].expand_as(contexts.input_ids)
     known = _keys(sequence, contexts.documents, contexts.position_ids).flatten()
-    return _look_up(keys, known, combined.flatten().long(), missing=-1)
+    return _look_up(keys, known, combined.flatten(), missing=-1)
 
 
 def token_texts(input_ids: Tensor, tokenizer: "PreTrainedTokenizerBase") -> list[list[str]]:

@@ -81,7 +81,7 @@ class ActivationData(_Data):
     labels: list[LabelConfig] = Field(min_length=1)
     """What is asked of a token; each label is a task of its own."""
     n_train: PositiveInt = 2000
-    """Training rows, as many of either class; the documents they come from are not tested on."""
+    """Training rows, as many of either class; they come from other documents than the rows tested on."""
     n_held_out: PositiveInt = 2000
     """Rows at most for choosing beta (training documents left out of training), and for testing (held-out documents)."""
     n_components: PositiveInt | None = 32
@@ -93,10 +93,11 @@ class ConvexMethod(Schema):
 
     method: Literal["convex"]
     """With a certificate."""
-    patterns: Literal["sampled", "enumerated"] = "sampled"
-    """enumerated is exact: every pattern that the rows have, for small rank."""
+    patterns: Literal["sampled", "enumerated", "descent"] = "sampled"
+    """enumerated is exact: every pattern that the rows have, for small rank. descent takes those of the neurons that gradient
+    descent ends with, so that no network of that descent can be better; for many features."""
     n_patterns: PositiveInt = 50
-    """Patterns to sample."""
+    """Patterns to sample, or neurons to descend with."""
     solver: Literal["admm", "rbcd"] = "admm"
     """rbcd replaces the exact linear step by random block coordinate descent: less memory at large n."""
 
@@ -194,8 +195,8 @@ class NetworkSpec(NamedTuple):
         match self.method:
             case ConvexMethod(patterns="enumerated", solver=solver):
                 return f"convex-{solver}-enumerated"
-            case ConvexMethod(n_patterns=n, solver=solver):
-                return f"convex-{solver}-patterns_{n}"
+            case ConvexMethod(patterns=patterns, n_patterns=n, solver=solver):
+                return f"convex-{solver}-{'patterns' if patterns == 'sampled' else patterns}_{n}"
             case SampledMethod(n_samples=n, violation=violation, confidence=confidence):
                 return f"scp-samples_{n}" if n else f"scp-violation_{violation:g}-confidence_{confidence:g}"
             case RobustMethod(epsilon=epsilon, n_patterns=n):
@@ -211,7 +212,8 @@ class NetworkSpec(NamedTuple):
         match self.method:
             case ConvexMethod(patterns=patterns, n_patterns=n, solver=solver):
                 name = "Convex" if solver == "admm" else "Convex (RBCD)"
-                return f"{name}, {'all' if patterns == 'enumerated' else n} patterns"
+                counts = {"enumerated": "all patterns", "sampled": f"{n} patterns", "descent": f"patterns of {n} trained neurons"}
+                return f"{name}, {counts[patterns]}"
             case SampledMethod(n_samples=n, violation=violation):
                 return f"Sampled (SCP), {n} neurons" if n else f"Sampled (SCP), violation {violation:g}"
             case RobustMethod(epsilon=epsilon, n_patterns=n):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hookpoints.contexts import Split
-from hookpoints.labels import LabelConfig, row_labels
+from hookpoints.labels import LabelConfig, row_strata
 from hookpoints.models import load_tokenizer
 from hookpoints.shards import ActivationDataset
 from pipeline.network_config import ActivationData, CSVData, NetworkStudy, SyntheticData
@@ -99,44 +99,48 @@ def _activations(study: NetworkStudy, data: ActivationData, label: LabelConfig) 
     generator = torch.Generator().manual_seed(data.seed)
 
     def collect(split: Split) -> tuple[Tensor, Tensor, Tensor]:
-        rows, labels, documents = [], [], []
+        rows, strata, documents = [], [], []
         for shard in dataset.shards(split):
             stored = dataset.read(hook_name, shard)
             tokens = dataset.read_tokens(shard)
-            marks = row_labels(label, dataset, tokenizer, split, tokens)
-            kept = ~stored.is_outlier & (marks >= 0)
+            found = row_strata(label, dataset, tokenizer, split, tokens)
+            kept = ~stored.is_outlier & (found >= 0)
             rows.append(stored.activations[kept])
-            labels.append(marks[kept])
+            strata.append(found[kept])
             documents.append(tokens["document"][kept].long())
-        return torch.cat(rows), torch.cat(labels), torch.cat(documents)
+        return torch.cat(rows), torch.cat(strata), torch.cat(documents)
 
-    x, marks, documents = collect("train")
+    x, strata, documents = collect("train")
     is_fit = documents % 5 != 0
-    train = _draw(x[is_fit], marks[is_fit], data.n_train, label, generator, balanced=True)
-    validation = _draw(x[~is_fit], marks[~is_fit], data.n_held_out, label, generator, balanced=False)
+    train = _draw(x[is_fit], strata[is_fit], data.n_train, label, generator, balanced=True)
+    validation = _draw(x[~is_fit], strata[~is_fit], data.n_held_out, label, generator, balanced=False)
     test = _draw(*collect("held_out")[:2], data.n_held_out, label, generator, balanced=False)
     share = float((test.y > 0).double().mean())
     if encode is not None:
         train, validation, test = (Rows(encode(part.x.float()).double(), part.y) for part in (train, validation, test))
     description = (
-        f"{label.name} on {f'SAE latents ({data.sae})' if data.sae else hook_name}, {len(train.x):,} training rows (classes "
-        f"equal), {len(test.x):,} test rows of other documents ({share:.1%} positive)"
+        f"{label.name} on {f'SAE latents ({data.sae})' if data.sae else hook_name}, {len(train.x):,} training rows, "
+        f"{len(test.x):,} test rows of other documents ({share:.1%} positive)"
     )
     return [train, validation, test], description
 
 
-def _draw(x: Tensor, marks: Tensor, n: int, label: LabelConfig, generator: torch.Generator, *, balanced: bool) -> Rows:
-    """Up to n rows, as many of either class if balanced."""
+def _draw(
+    x: Tensor, strata: Tensor, n: int, label: LabelConfig, generator: torch.Generator, *, balanced: bool
+) -> Rows:
+    """Up to n rows, as many of every stratum if balanced; those of an exclusive-or always are."""
     order = torch.randperm(len(x), generator=generator)
-    positive, negative = order[marks[order] == 1], order[marks[order] == 0]
-    if len(positive) == 0 or len(negative) == 0:
+    of_stratum = [order[strata[order] == stratum] for stratum in range(label.n_strata)]
+    counts = [len(rows) for rows in of_stratum]
+    if min(counts) == 0:
         raise ValueError(
-            f"label {label.name}: {len(positive)} of {len(x)} rows are positive; a probe needs both classes in training, "
-            "validation and test documents: raise harvest.n_tokens or choose another label"
+            f"label {label.name}: its {label.n_strata} strata hold {', '.join(map(str, counts))} rows; a probe needs all of them "
+            "in training, validation and test documents: raise harvest.n_tokens or choose another label"
         )
-    if balanced:
-        half = min(n // 2, len(positive), len(negative))
-        chosen = torch.cat([positive[:half], negative[:half]])
+    if balanced or label.xor is not None:
+        share = min(n // label.n_strata, *counts)
+        chosen = torch.cat([rows[:share] for rows in of_stratum])
     else:
         chosen = order[:n]
-    return Rows(x[chosen].double(), marks[chosen].double() * 2 - 1)
+    is_positive = torch.isin(strata[chosen], torch.tensor(label.positive_strata))
+    return Rows(x[chosen].double(), is_positive.double() * 2 - 1)

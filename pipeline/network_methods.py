@@ -22,7 +22,7 @@ from twolayer.descent import NetworkDescent
 from twolayer.linear_step import BlockStep, ExactStep, LinearStep
 from twolayer.losses import LOSSES, LossName
 from twolayer.network import Network, network_objective
-from twolayer.patterns import Patterns, enumerate_patterns, sample_patterns
+from twolayer.patterns import Patterns, enumerate_patterns, patterns_of, sample_patterns
 from twolayer.program import Certificate, ConvexProgram, certificate_of
 from twolayer.robust import RobustADMM, RobustProgram
 from twolayer.scp import SampledProgram, n_samples_for, sample_directions
@@ -44,7 +44,7 @@ class NetworkLearner(Learner, Protocol):
 
 
 class Shared(NamedTuple):
-    """What the networks of one method and seed share along the path of betas."""
+    """What the networks of one method and seed share along the path of betas; None where each has its own."""
 
     patterns: Patterns | None
     linear_step: LinearStep | None
@@ -100,14 +100,30 @@ def share(method: Method, rows: Rows, train: NetworkTrainConfig, seed: int) -> S
     match method:
         case ConvexMethod(patterns="enumerated"):
             patterns = enumerate_patterns(rows.x)
-        case ConvexMethod(n_patterns=n) | RobustMethod(n_patterns=n):
+        case ConvexMethod(patterns="sampled", n_patterns=n) | RobustMethod(n_patterns=n):
             patterns = sample_patterns(rows.x, n, generator)
         case _:
             return Shared(None, None)
     if not isinstance(method, ConvexMethod):
         return Shared(patterns, None)
     program = ConvexProgram(rows.x, rows.y, patterns, beta=train.betas[0], loss=train.loss)
-    return Shared(patterns, ExactStep(program) if method.solver == "admm" else BlockStep(program, seed=seed))
+    return Shared(patterns, _linear_step(method, program, seed))
+
+
+def _linear_step(method: ConvexMethod, program: ConvexProgram, seed: int) -> LinearStep:
+    return ExactStep(program) if method.solver == "admm" else BlockStep(program, seed=seed)
+
+
+def _descent_patterns(spec: NetworkSpec, method: ConvexMethod, rows: Rows, loss: LossName) -> Patterns:
+    """Of the neurons that gradient descent at the same beta ends with."""
+    defaults = DescentMethod(method="gradient_descent")
+    descent = NetworkDescent(
+        rows.x, rows.y, beta=spec.beta, loss=loss, n_neurons=method.n_patterns, n_restarts=1, n_steps=defaults.n_steps,
+        learning_rate=defaults.learning_rate, seed=spec.seed,
+    )  # fmt: skip
+    for _ in range(defaults.n_steps):
+        descent.step()
+    return patterns_of(rows.x, descent.network().hidden)
 
 
 def make_network_learner(
@@ -116,15 +132,15 @@ def make_network_learner(
     """The learner of one network at step 0; convex programs start from ``start``, the point of the beta before."""
     x, y = rows
     match spec.method:
-        case ConvexMethod():
-            assert shared.patterns is not None
-            program = ConvexProgram(x, y, shared.patterns, beta=spec.beta, loss=train.loss)
-            return ADMM(program, tolerance=train.tolerance, linear_step=shared.linear_step, start=start)
+        case ConvexMethod() as method:
+            own = shared.patterns is None
+            patterns = shared.patterns or _descent_patterns(spec, method, rows, train.loss)
+            program = ConvexProgram(x, y, patterns, beta=spec.beta, loss=train.loss)
+            linear_step = shared.linear_step or _linear_step(method, program, spec.seed)
+            return ADMM(program, tolerance=train.tolerance, linear_step=linear_step, start=None if own else start)
         case RobustMethod(epsilon=epsilon):
             assert shared.patterns is not None
-            return RobustADMM(
-                RobustProgram(x, y, shared.patterns, beta=spec.beta, loss=train.loss, epsilon=epsilon),
-            )
+            return RobustADMM(RobustProgram(x, y, shared.patterns, beta=spec.beta, loss=train.loss, epsilon=epsilon))
         case SampledMethod() as method:
             n_samples = method.n_samples or n_samples_for(
                 len(y), violation=method.violation, confidence=method.confidence

@@ -52,6 +52,15 @@ def sample_patterns(x: Tensor, n_patterns: int, generator: torch.Generator) -> P
     return Patterns(torch.stack(active, dim=1), torch.stack(directions))
 
 
+def patterns_of(x: Tensor, directions: Tensor) -> Patterns:
+    """Patterns of given directions ``[m, d]``, a network's neurons say, duplicates and zero directions removed."""
+    chosen = directions[directions.norm(dim=1) > _RANK_TOLERANCE * directions.norm(dim=1).max()]
+    columns = x @ chosen.T >= 0
+    first = {column.tobytes(): number for number, column in reversed(list(enumerate(columns.T.cpu().numpy())))}
+    kept = sorted(first.values())
+    return Patterns(columns[:, kept], chosen[kept] / chosen[kept].norm(dim=1, keepdim=True))
+
+
 def enumerate_patterns(x: Tensor) -> Patterns:
     """Every full-dimensional pattern of ``x [n, d]``; the work grows as n^rank, so for small rank.
 

@@ -135,10 +135,11 @@ class RobustADMM:
 
     Args:
         program: what to solve.
-        rho: penalty.
+        rho: penalty; 0.4 sqrt(beta), which was best over a grid of losses and betas, unless given.
     """
 
-    def __init__(self, program: RobustProgram, *, rho: float = 1.0) -> None:
+    def __init__(self, program: RobustProgram, *, rho: float | None = None) -> None:
+        rho = 0.4 * program.beta**0.5 if rho is None else rho
         if not rho > 0:
             raise ValueError(f"rho is {rho}; the penalty must be more than 0")
         self.program = program
