@@ -4,27 +4,13 @@ import cvxpy as cp
 import pytest
 import torch
 
+from tests.twolayer.common import LOSS_NAMES, instance, solved
 from twolayer.admm import ADMM
+from twolayer.descent import NetworkDescent
 from twolayer.linear_step import BlockStep, ExactStep
-from twolayer.losses import LOSSES
 from twolayer.network import network_objective
-from twolayer.patterns import Patterns, sample_patterns
+from twolayer.patterns import Patterns, enumerate_patterns, n_possible_patterns, patterns_of, sample_patterns
 from twolayer.program import ConvexProgram
-
-LOSS_NAMES = ("squared", "logistic", "hinge")
-
-
-def instance(
-    loss: str, *, n: int = 40, d: int = 5, n_patterns: int = 20, beta: float = 0.1, seed: int = 0
-) -> ConvexProgram:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
-    noise = torch.randn(n, generator=generator, dtype=torch.float64)
-    y = x[:, 0] * x[:, 1] + 0.3 * noise
-    if LOSSES[loss].is_classification:
-        y = torch.where(y > 0, 1.0, -1.0).to(x)
-    return ConvexProgram(x, y, sample_patterns(x, n_patterns, generator), beta=beta, loss=loss)
-
 
 def conic_optimum(program: ConvexProgram) -> float:
     """Of cvxpy and CLARABEL."""
@@ -38,17 +24,11 @@ def conic_optimum(program: ConvexProgram) -> float:
         "Hinge": lambda: cp.sum(cp.pos(1 - cp.multiply(y, f))),
     }
     norms = cp.sum(cp.norm(v, 2, axis=0)) + cp.sum(cp.norm(w, 2, axis=0))
-    cones = [cp.multiply(signs, x @ v) >= 0, cp.multiply(signs, x @ w) >= 0]
+    cones: list[cp.Constraint] = [cp.multiply(signs, x @ v) >= 0, cp.multiply(signs, x @ w) >= 0]
     problem = cp.Problem(cp.Minimize(values[type(program.loss).__name__]() + program.beta * norms), cones)
     problem.solve(solver=cp.CLARABEL)
-    return float(problem.value)
-
-
-def solved(program: ConvexProgram, n_steps: int = 50, **settings) -> ADMM:
-    admm = ADMM(program, tolerance=1e-7, **settings)
-    for _ in range(n_steps):
-        admm.step()
-    return admm
+    assert isinstance(problem.value, float)
+    return problem.value
 
 
 @pytest.mark.parametrize("loss", LOSS_NAMES)
@@ -94,8 +74,9 @@ def test_exact_linear_step_is_the_dense_least_squares():
     parts = (z, v.view(shape), s.view(2, 12, -1))
     torch.testing.assert_close(ExactStep(program).solve(program, *parts), dense)
     descent = BlockStep(program, seed=0)
-    for _ in range(300):
-        u = descent.solve(program, *parts)
+    for _ in range(299):
+        descent.solve(program, *parts)
+    u = descent.solve(program, *parts)
     torch.testing.assert_close(u, dense, rtol=1e-6, atol=1e-8)
 
 
@@ -142,3 +123,66 @@ def test_one_row_and_a_singular_matrix(n):
         ConvexProgram(x, torch.ones(n, dtype=torch.float64), patterns, beta=0.01, loss="squared")
     ).certificate
     assert certificate.relative_gap < 1e-6
+
+
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_no_descent_is_below_the_enumerated_optimum(loss):
+    """d 2, n 20: every pattern, so the bound is that of every network; the best of ten descents comes close to it."""
+    program = instance(loss, n=20, d=2)
+    exact = ConvexProgram(program.x, program.y, enumerate_patterns(program.x), beta=0.1, loss=loss)
+    certificate = solved(exact).certificate
+    assert certificate.relative_gap < 1e-6
+    descent = NetworkDescent(
+        program.x, program.y, beta=0.1, loss=loss, n_neurons=20, n_restarts=10, n_steps=2000, learning_rate=0.03, seed=0
+    )
+    for _ in range(2000):
+        descent.step()
+    assert descent.certificate.objective >= certificate.lower_bound
+    assert descent.certificate.objective <= certificate.objective * 1.01
+    achieved = network_objective(descent.network(), program.x, program.y, beta=0.1, loss=program.loss)
+    assert float(achieved) == pytest.approx(descent.certificate.objective, rel=1e-12)
+
+
+@pytest.mark.parametrize(("n", "d"), [(7, 1), (7, 2), (9, 3), (6, 4)])
+def test_enumeration_finds_every_pattern_of_rows_in_general_position(n, d):
+    x = instance("squared", n=n, d=d).x
+    patterns = enumerate_patterns(x)
+    assert patterns.active.shape[1] == n_possible_patterns(n, d)
+    assert len({column.numpy().tobytes() for column in patterns.active.T}) == patterns.active.shape[1]
+    assert torch.equal(x @ patterns.directions.T >= 0, patterns.active)
+    sampled = {column.numpy().tobytes() for column in sample_patterns(x, 1000, torch.Generator().manual_seed(0)).active.T}
+    assert sampled <= {column.numpy().tobytes() for column in patterns.active.T}
+
+
+def test_a_program_over_a_networks_patterns_is_no_worse_than_the_network():
+    program = instance("logistic")
+    descent = NetworkDescent(
+        program.x, program.y, beta=0.1, loss="logistic", n_neurons=15, n_restarts=1, n_steps=300, learning_rate=0.03, seed=0
+    )
+    for _ in range(300):
+        descent.step()
+    patterns = patterns_of(program.x, descent.network().hidden)
+    better = solved(ConvexProgram(program.x, program.y, patterns, beta=0.1, loss="logistic")).certificate
+    assert better.relative_gap < 1e-6
+    assert better.objective <= descent.certificate.objective
+
+
+def test_a_path_of_beta_shares_its_factors_and_starts_warm():
+    program = instance("squared", beta=1.0)
+    first = solved(program)
+    patterns = Patterns(program.active.bool(), program.directions)
+    following = ConvexProgram(program.x, program.y, patterns, beta=0.8, loss="squared")
+    warm = ADMM(following, linear_step=ExactStep(program), start=first.solution)
+    cold = ADMM(following)
+    assert warm.certificate.objective < cold.certificate.objective
+    for _ in range(50):
+        warm.step()
+    assert warm.certificate.objective == pytest.approx(solved(following).certificate.objective, rel=1e-5)
+
+
+def test_scaling_rows_and_targets_scales_the_optimum():
+    """With (c X, c^2 y, c^3 beta), networks scale with the rows: the squared objective grows by c^4."""
+    program = instance("squared", n=20, d=3, n_patterns=12)
+    patterns = Patterns(program.active.bool(), program.directions)
+    scaled = ConvexProgram(3 * program.x, 9 * program.y, patterns, beta=27 * program.beta, loss="squared")
+    assert solved(scaled).certificate.objective == pytest.approx(81 * solved(program).certificate.objective, rel=1e-6)

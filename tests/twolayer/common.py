@@ -1,0 +1,31 @@
+"""Instances that the tests of convex programs share."""
+
+from typing import Any, get_args
+
+import torch
+
+from twolayer.admm import ADMM
+from twolayer.losses import LOSSES, LossName
+from twolayer.patterns import sample_patterns
+from twolayer.program import ConvexProgram
+
+LOSS_NAMES: tuple[LossName, ...] = get_args(LossName)
+
+
+def instance(
+    loss: LossName, *, n: int = 40, d: int = 5, n_patterns: int = 20, beta: float = 0.1, seed: int = 0
+) -> ConvexProgram:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    noise = torch.randn(n, generator=generator, dtype=torch.float64)
+    y = x[:, 0] * x[:, 1] + 0.3 * noise
+    if LOSSES[loss].is_classification:
+        y = torch.where(y > 0, 1.0, -1.0).to(x)
+    return ConvexProgram(x, y, sample_patterns(x, n_patterns, generator), beta=beta, loss=loss)
+
+
+def solved(program: ConvexProgram, n_steps: int = 50, **settings: Any) -> ADMM:
+    admm = ADMM(program, tolerance=1e-7, **settings)
+    for _ in range(n_steps):
+        admm.step()
+    return admm
