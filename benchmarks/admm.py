@@ -3,8 +3,8 @@
     python -m benchmarks.admm [--repeats 3] [--skip-large] [--skip-memory]
 
 Every side solves the same squared-loss program (n rows, d features, P sampled patterns, beta 0.1) from the same data, in one run
-and process; ours ends at a certified relative gap of 1e-4, the peers at their own tolerances. Growth is that of one ADMM iteration,
-as the least-squares slope of log seconds on log size. The last line is one JSON object.
+and process; ours ends at a certified relative gap of 1e-4, the peers at their own tolerances. Growth is that of one ADMM
+iteration, as the least-squares slope of log seconds on log size. The last line is one JSON object.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def clarabel(x: Tensor, y: Tensor, patterns: Patterns) -> float:
     v, w = cp.Variable((x.shape[1], active.shape[1])), cp.Variable((x.shape[1], active.shape[1]))
     f = cp.sum(cp.multiply(active, rows @ (v - w)), axis=1)
     norms = cp.sum(cp.norm(v, 2, axis=0)) + cp.sum(cp.norm(w, 2, axis=0))
-    cones = [cp.multiply(signs, rows @ v) >= 0, cp.multiply(signs, rows @ w) >= 0]
+    cones: list[cp.Constraint] = [cp.multiply(signs, rows @ v) >= 0, cp.multiply(signs, rows @ w) >= 0]
     problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(f - target) + BETA * norms), cones)
     problem.solve(solver=cp.CLARABEL)
     return float(problem.value)  # pyright: ignore[reportArgumentType]
@@ -112,8 +112,12 @@ def compare(name: str, size: tuple[int, int, int], repeats: int, *, with_pyscnn:
         result = results[side]
         objective = result.objective if isinstance(result, Certificate) else float(result)  # pyright: ignore[reportArgumentType]
         excess = objective / certificate.lower_bound - 1
-        print(f"  {side:18} {value:8.2f} s  objective {objective:.6f}, {excess:+.1e} over our lower bound  {value / medians['ours']:6.1f}x")
-    print(f"  our relative gap {certificate.relative_gap:.1e}, violation before the point was moved inside {certificate.violation:.1e}")
+        print(
+            f"  {side:18} {value:8.2f} s  objective {objective:.6f}, {excess:+.1e} over our bound {value / medians['ours']:6.1f}x"
+        )
+    print(
+        f"  our relative gap {certificate.relative_gap:.1e}, violation before moving inside {certificate.violation:.1e}"
+    )
     return {**medians, "relative_gap": certificate.relative_gap}
 
 
@@ -143,9 +147,9 @@ def memory_run() -> None:
     steps = [timed(admm.step)[0] for _ in range(100)]
     c = admm.certificate
     print(
-        f"largest problem: n {n}, d {d}, P {n_patterns}: set up in {seconds:.0f} s, {statistics.median(steps):.2f} s an iteration, "
-        f"100 iterations in {sum(steps):.0f} s; objective {c.objective:.4g}, lower bound {c.lower_bound:.4g}; "
-        f"peak memory {peak_memory_bytes() / 1e9:.2f} GB"
+        f"largest problem: n {n}, d {d}, P {n_patterns}: set up in {seconds:.0f} s, "
+        f"{statistics.median(steps):.2f} s an iteration, 100 iterations in {sum(steps):.0f} s; "
+        f"objective {c.objective:.4g}, lower bound {c.lower_bound:.4g}; peak memory {peak_memory_bytes() / 1e9:.2f} GB"
     )
 
 

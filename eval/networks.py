@@ -1,5 +1,9 @@
 """Metrics of a trained two-layer network on prepared rows: fit, certificate, attacks; and verdicts in words."""
 
+# pandas types every selection as a union of frame, series and scalar:
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -93,8 +97,8 @@ def _certificate_sentences(table: pd.DataFrame) -> list[str]:
     for label, rows in table[table["is_certified"]].groupby("label", sort=False):
         worst = rows.loc[rows["relative_gap"].idxmax()]
         said.append(
-            f"{label}: {len(rows)} network(s), each proved to lie within {worst['relative_gap']:.1e} (relative; the worst at beta "
-            f"{worst['beta']:g}) of the optimum of its program; cone violation {rows['violation'].max():.1e} before the "
+            f"{label}: {len(rows)} network(s), each proved to lie within {worst['relative_gap']:.1e} (relative; the worst "
+            f"at beta {worst['beta']:g}) of the optimum of its program; cone violation {rows['violation'].max():.1e} before the "
             "point was moved inside."
         )
     return said
@@ -111,7 +115,7 @@ def _descent_sentences(table: pd.DataFrame) -> list[str]:
     listed = ", ".join(f"{descent[beta] / convex['objective'][beta] - 1:+.1e} at beta {beta:g}" for beta in shared)
     said = f"Gradient descent's best objective over the best convex one, relative: {listed}."
     is_beaten = any(descent[beta] < convex["lower_bound"][beta] for beta in shared)
-    note = "Where it lies below the lower bound, descent found neurons with other patterns than the program was given; give it more."
+    note = "Where it lies below the lower bound, descent found neurons with patterns that the program was not given."
     return [said, note] if is_beaten else [said]
 
 

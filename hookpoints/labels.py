@@ -6,7 +6,7 @@
 | `starts_word` | that begins with a space or a line break |
 | `has_digit` | that holds a digit |
 | `is_punctuation` | that holds characters other than spaces, none of them a letter or a digit |
-| `in_code_line` | on a line that starts with `>>>`, `...`, `@`, `def`, `class`, `import`, `from`, `return`, or is a call or an assignment |
+| `in_code_line` | on a line of code: `>>>`, `...`, `@`, `def`, `class`, `import`, `from`, `return`, a call, an assignment |
 
 A line is followed inside its context only; the token that breaks it belongs to it.
 """
@@ -160,5 +160,5 @@ def _read_csv(path: Path, split: Split) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{path} holds labels other than 0 and 1")
     if len(table) == 0:
         raise ValueError(f"{path} has no row of the {split} split; the column split holds train or held_out")
-    columns = [torch.from_numpy(table[name].to_numpy(dtype=np.int64)) for name in CSV_COLUMNS[1:]]
+    columns = [torch.from_numpy(np.array(table[name], dtype=np.int64)) for name in CSV_COLUMNS[1:]]
     return _keys(*columns[:3]), columns[3]

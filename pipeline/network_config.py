@@ -212,7 +212,11 @@ class NetworkSpec(NamedTuple):
         match self.method:
             case ConvexMethod(patterns=patterns, n_patterns=n, solver=solver):
                 name = "Convex" if solver == "admm" else "Convex (RBCD)"
-                counts = {"enumerated": "all patterns", "sampled": f"{n} patterns", "descent": f"patterns of {n} trained neurons"}
+                counts = {
+                    "enumerated": "all patterns",
+                    "sampled": f"{n} patterns",
+                    "descent": f"patterns of {n} trained neurons",
+                }
                 return f"{name}, {counts[patterns]}"
             case SampledMethod(n_samples=n, violation=violation):
                 return f"Sampled (SCP), {n} neurons" if n else f"Sampled (SCP), violation {violation:g}"
@@ -301,9 +305,7 @@ class XORTrainConfig(Schema):
 class XOREvalConfig(Schema):
     """When networks are measured."""
 
-    steps: list[Annotated[int, Field(ge=0)]] = Field(
-        default=[0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100]
-    )
+    steps: list[Annotated[int, Field(ge=0)]] = Field(default=[0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100])
     """Steps at which everything is measured; those past train.n_steps are left out, and the last step is always among them."""
     projection_steps: list[Annotated[int, Field(ge=0)]] = Field(default=[0, 1, 15])
     """Steps at which neurons are projected on the means."""

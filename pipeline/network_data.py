@@ -125,9 +125,7 @@ def _activations(study: NetworkStudy, data: ActivationData, label: LabelConfig) 
     return [train, validation, test], description
 
 
-def _draw(
-    x: Tensor, strata: Tensor, n: int, label: LabelConfig, generator: torch.Generator, *, balanced: bool
-) -> Rows:
+def _draw(x: Tensor, strata: Tensor, n: int, label: LabelConfig, generator: torch.Generator, *, balanced: bool) -> Rows:
     """Up to n rows, as many of every stratum if balanced; those of an exclusive-or always are."""
     order = torch.randperm(len(x), generator=generator)
     of_stratum = [order[strata[order] == stratum] for stratum in range(label.n_strata)]

@@ -54,7 +54,8 @@ class LinearProbe:
     """A learner of one step: scikit-learn's linear model, as the network relu(w x) - relu(-w x)."""
 
     def __init__(self, rows: Rows, *, beta: float, loss: LossName) -> None:
-        self._rows, self._beta, self._loss = rows, beta, loss
+        self._rows, self._beta = rows, beta
+        self._loss: LossName = loss
         zero = rows.x.new_zeros(rows.x.shape[1])
         self._weights = zero
         self.certificate = certificate_of(float(LOSSES[loss].value(rows.x @ zero, rows.y)), 0.0, 0.0)
@@ -68,9 +69,7 @@ class LinearProbe:
         models: dict[LossName, Any] = {
             "squared": lambda: Ridge(alpha=self._beta, fit_intercept=False),
             "logistic": lambda: LogisticRegression(C=1 / self._beta, fit_intercept=False, max_iter=10_000),
-            "hinge": lambda: LinearSVC(
-                C=1 / self._beta, loss="hinge", fit_intercept=False, dual=True, max_iter=100_000
-            ),
+            "hinge": lambda: LinearSVC(C=1 / self._beta, loss="hinge", fit_intercept=False, max_iter=100_000),
         }
         self._weights = torch.from_numpy(models[self._loss]().fit(x, y).coef_.reshape(-1)).to(self._rows.x)
         network = self.network()

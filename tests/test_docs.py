@@ -23,7 +23,7 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("package", ["pipeline", "hookpoints", "saes", "eval"])
+@pytest.mark.parametrize("package", ["pipeline", "hookpoints", "saes", "twolayer", "eval"])
 def test_readme_names_every_module(package):
     for module in (ROOT / package).glob("*.py"):
         if module.name != "__init__.py":
@@ -55,10 +55,10 @@ def test_examples_of_the_how_to_are_valid_studies():
 def test_every_setting_has_a_description():
     from pydantic import BaseModel
 
-    from hookpoints import corpus, harvest, models, sites
-    from pipeline import config
+    from hookpoints import corpus, harvest, labels, models, sites
+    from pipeline import config, network_config
 
-    for module in (corpus, harvest, models, sites, config):
+    for module in (corpus, harvest, labels, models, sites, config, network_config):
         for schema in vars(module).values():
             if isinstance(schema, type) and issubclass(schema, BaseModel):
                 for name, field in schema.model_fields.items():

@@ -85,7 +85,7 @@ def _project(x: Tensor, signs: Tensor, c: Tensor, inside: Tensor) -> Tensor:
 
 
 def weighted_grams(x: Tensor, weights: Tensor) -> Tensor:
-    """``[m, d, d]``: X' diag(weights_i) X for each column of ``weights [n, m]``, as one product with all outer products x_k x_k'."""
+    """``[m, d, d]``: X' diag(weights_i) X for each column of ``weights [n, m]``, in one product with all x_k x_k'."""
     n, d = x.shape
     total = torch.zeros(weights.shape[1], d * d, dtype=x.dtype, device=x.device)
     step = max(1, _MOST_ENTRIES // (d * d))

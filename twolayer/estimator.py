@@ -1,8 +1,8 @@
 """scikit-learn estimators of globally optimal two-layer ReLU networks; the only module here that needs scikit-learn at import.
 
-    from twolayer.estimator import ConvexReLUClassifier
-    model = ConvexReLUClassifier(beta=0.1).fit(X, y)
-    model.certificate_      # objective, lower bound, relative gap, cone violation
+from twolayer.estimator import ConvexReLUClassifier
+model = ConvexReLUClassifier(beta=0.1).fit(X, y)
+model.certificate_      # objective, lower bound, relative gap, cone violation
 """
 
 import warnings
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
@@ -34,10 +34,14 @@ class _ConvexReLU(BaseEstimator):
     n_iter_: int
     n_features_in_: int
 
-    def _solve(self, x: Array, y: Array, loss: Literal["squared", "logistic", "hinge"], settings: dict[str, Any]) -> None:
+    def _solve(
+        self, x: Array, y: Array, loss: Literal["squared", "logistic", "hinge"], settings: dict[str, Any]
+    ) -> None:
         """Fit on checked rows ``x [n, d]`` and targets, or labels -1 and 1, ``y [n]``."""
         rows, targets = torch.tensor(x), torch.tensor(y)
-        self.preparation_ = fit_preparation(rows, standardise=settings["standardise"], n_components=None, has_bias=settings["bias"])
+        self.preparation_ = fit_preparation(
+            rows, standardise=settings["standardise"], n_components=None, has_bias=settings["bias"]
+        )
         prepared = self.preparation_(rows)
         if settings["n_patterns"] == "all":
             patterns = enumerate_patterns(prepared)
@@ -57,9 +61,9 @@ class _ConvexReLU(BaseEstimator):
                 stacklevel=3,
             )
 
-    def _output(self, X: ArrayLike) -> Array:
+    def _output(self, X: Any) -> Array:
         check_is_fitted(self)
-        rows = validate_data(self, X, reset=False, dtype=np.float64)
+        rows: Any = validate_data(self, X, reset=False, dtype=np.float64)
         return self.network_(self.preparation_(torch.tensor(rows))).numpy()
 
 
@@ -87,9 +91,10 @@ class ConvexReLUClassifier(ClassifierMixin, _ConvexReLU):
         self.beta, self.loss, self.n_patterns, self.bias = beta, loss, n_patterns, bias
         self.standardise, self.tol, self.max_iter, self.random_state = standardise, tol, max_iter, random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> "ConvexReLUClassifier":
+    def fit(self, X: Any, y: Any) -> "ConvexReLUClassifier":
         """From ``X [n, d]`` and labels ``y [n]`` of two classes. Raises ValueError for other labels, NaN, beta <= 0."""
-        rows, labels = validate_data(self, X, y, dtype=np.float64)
+        checked: Any = validate_data(self, X, y, dtype=np.float64)
+        rows, labels = checked
         check_classification_targets(labels)
         self.classes_ = np.unique(labels)
         if self.loss not in ("logistic", "hinge"):
@@ -105,11 +110,11 @@ class ConvexReLUClassifier(ClassifierMixin, _ConvexReLU):
         self._solve(rows, signed, self.loss, self.get_params())
         return self
 
-    def decision_function(self, X: ArrayLike) -> Array:
+    def decision_function(self, X: Any) -> Array:
         """Output of the network, ``[n]``: positive for ``classes_[1]``."""
         return self._output(X)
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: Any) -> NDArray[Any]:
         """Class of every row, ``[n]``."""
         is_second = self.decision_function(X) > 0
         return self.classes_[is_second.astype(int)]
@@ -130,12 +135,13 @@ class ConvexReLURegressor(RegressorMixin, _ConvexReLU):
         self.beta, self.n_patterns, self.bias, self.standardise = beta, n_patterns, bias, standardise
         self.tol, self.max_iter, self.random_state = tol, max_iter, random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> "ConvexReLURegressor":
+    def fit(self, X: Any, y: Any) -> "ConvexReLURegressor":
         """From ``X [n, d]`` and targets ``y [n]``. Raises ValueError for NaN and beta <= 0."""
-        rows, targets = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        checked: Any = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        rows, targets = checked
         self._solve(rows, targets.astype(np.float64), "squared", self.get_params())
         return self
 
-    def predict(self, X: ArrayLike) -> Array:
+    def predict(self, X: Any) -> Array:
         """Output of the network, ``[n]``."""
         return self._output(X)

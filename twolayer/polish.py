@@ -112,7 +112,7 @@ class _CentralPath:
         self.n_steps = 0
 
     def follow(self, tolerance: float) -> None:
-        """Newton steps until gap and stationarity are a third of ``tolerance``, or rounding allows no more; the best point stays."""
+        """Newton steps until gap and stationarity are a third of ``tolerance``, or rounding allows no more; keeps the best."""
         best = (float("inf"), self._state())
         n_idle = 0
         while self.n_steps < _ITERATIONS and n_idle < _PATIENCE:
@@ -126,7 +126,7 @@ class _CentralPath:
             self.n_steps += 1
             try:
                 self._step(residual)
-            except torch.linalg.LinAlgError:
+            except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
                 break
         self.s, self.zeta, self.cones, self.term.pairs = best[1]
 

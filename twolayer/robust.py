@@ -139,11 +139,10 @@ class RobustADMM:
     """
 
     def __init__(self, program: RobustProgram, *, rho: float | None = None) -> None:
-        rho = 0.4 * program.beta**0.5 if rho is None else rho
-        if not rho > 0:
-            raise ValueError(f"rho is {rho}; the penalty must be more than 0")
+        self.rho: float = 0.4 * program.beta**0.5 if rho is None else rho
+        if not self.rho > 0:
+            raise ValueError(f"rho is {self.rho}; the penalty must be more than 0")
         self.program = program
-        self.rho = rho
         self.step_number = 0
         x, active = program.x, program.active
         self._of_x = torch.linalg.eigh(x.T @ x)

@@ -1,11 +1,11 @@
 """XOR-cluster data and gradient descent on it: benign overfitting and grokking (Xu, Wang, Frei, Vardi and Hu 2023).
 
 mu_1 and mu_2 are orthogonal and of equal norm; label 1: x ~ N(+-mu_1, I_p), label -1: x ~ N(+-mu_2, I_p), signs even; training
-labels flip with a probability. The network f(x) = sum_j a_j relu(<w_j, x>), a_j = +-1 / sqrt(m) fixed, w_j ~ N(0, omega^2 I), learns
-by full-batch gradient descent of constant step on the mean logistic loss.
+labels flip with a probability. f(x) = sum_j a_j relu(<w_j, x>), a_j = +-1 / sqrt(m) fixed, w_j ~ N(0, omega^2 I),
+learns by full-batch gradient descent of constant step on the mean logistic loss.
 
-Weights stay in W_0 + span of the training rows, W = W_0 + C X, so that descent needs only inner products: `gram_problem` draws data
-and W_0 in blocks of features and keeps W_0 X' and X X' (and those with the test rows and the means), and a step costs
+Weights stay in W_0 + span of the training rows, W = W_0 + C X, so that descent needs only inner products: `gram_problem` draws
+data and W_0 in blocks of features and keeps W_0 X' and X X' (and those with the test rows and the means), and a step costs
 O(m n^2) instead of O(m n p). `PlainDescent` does the same on W itself.
 """
 
@@ -185,7 +185,15 @@ def gram_problem(config: XORConfig, seed: int) -> GramProblem:
         squared += block.weights.square().sum(dim=1)
     of_train, of_weights = inner[:n].split([n, n_test, 2], dim=1), inner[n:].split([n, n_test, 2], dim=1)
     return GramProblem(
-        draw_labels(config, seed), output_signs(config), of_train[0], of_train[1].T, of_train[2].T, *of_weights, squared
+        labels=draw_labels(config, seed),
+        signs=output_signs(config),
+        train_train=of_train[0],
+        test_train=of_train[1].T,
+        means_train=of_train[2].T,
+        weights_train=of_weights[0],
+        weights_test=of_weights[1],
+        weights_means=of_weights[2],
+        weights_squared=squared,
     )
 
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.config import RunConfig
 from pipeline.study_file import ConfigError, load_study, study_yaml
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -47,6 +48,7 @@ def test_resolved_study_reads_back_as_itself(tmp_path):
 
 def test_sae_ids_are_unique_and_say_what_differs(tmp_path):
     config = load_study(write(tmp_path, STUDY), ["train.seeds=[0, 1]"])
+    assert isinstance(config, RunConfig)
     ids = [spec.sae_id for spec in config.specs(["blocks.14.hook_mlp_out"])]
     assert len(set(ids)) == len(ids) == 6
     assert ids[0] == "blocks.14.hook_mlp_out-gated-8-lambda_1-seed_0"
@@ -107,6 +109,7 @@ def test_missing_file(tmp_path):
 def test_overrides(tmp_path):
     path = write(tmp_path, STUDY)
     config = load_study(path, ["train.n_steps=7", "harvest.hookpoints.0.layer=3", "train.learner.learning_rate=1e-4"])
+    assert isinstance(config, RunConfig)
     assert config.train.n_steps == 7
     assert config.harvest.hookpoints[0].layer == 3
     assert config.train.learner.learning_rate == 1e-4
