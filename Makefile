@@ -35,11 +35,13 @@ format: dev  ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: interop  ## Run every benchmark (minutes; installs sae-lens to compare with)
+bench: interop  ## Run every benchmark (minutes; installs sae-lens and pyscnn to compare with)
 	$(BIN)/python -m benchmarks.harvest
 	$(BIN)/python -m benchmarks.train_step --growth
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.time_to_quality
+	$(PIP) --no-deps pyscnn linalg-backends opt_einsum
+	$(BIN)/python -m benchmarks.admm
 
 clean:  ## Remove the environment and caches; runs/ stays
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
