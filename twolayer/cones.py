@@ -95,6 +95,11 @@ def weighted_grams(x: Tensor, weights: Tensor) -> Tensor:
     return total.view(-1, d, d)
 
 
+def to_boundary(values: Tensor, change: Tensor) -> float:
+    """The longest step up to which positive values, at least one, stay positive; infinite if they always do."""
+    return float(torch.where(change < 0, -values / change, torch.inf).amin())
+
+
 def largest_step(values: Tensor, change: Tensor) -> Tensor:
     """``[m]``: the largest step in (0, 1] that keeps the positive columns of ``values [n, m]`` positive."""
     ratio = torch.where(change < 0, -values / change, torch.inf).amin(dim=0)

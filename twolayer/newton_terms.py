@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from twolayer.cones import to_boundary
 from twolayer.losses import Hinge, Loss
 
 
@@ -21,8 +22,9 @@ class Pairs(NamedTuple):
 
     def longest_step(self, change: "Pairs") -> float:
         """Up to which both stay positive, if there are any."""
-        lengths = [torch.where(new < 0, -old / new, torch.inf) for old, new in zip(self, change, strict=True)]
-        return float(torch.cat(lengths).amin()) if len(self.primal) else float("inf")
+        if len(self.primal) == 0:
+            return float("inf")
+        return min(to_boundary(self.primal, change.primal), to_boundary(self.dual, change.dual))
 
     def moved(self, change: "Pairs", length: float) -> "Pairs":
         """After a step."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from twolayer.cones import TO_BOUNDARY, weighted_grams
+from twolayer.cones import TO_BOUNDARY, to_boundary, weighted_grams
 from twolayer.newton_system import GroupMaps, NewtonSystem, plan_of
 from twolayer.newton_terms import Pairs, newton_term
 from twolayer.norm_cones import NormCones
@@ -213,13 +213,9 @@ class _CentralPath:
     def _length(self, step: _Direction) -> float:
         """How far along a step everything stays positive, 1 at most."""
         longest = min(
-            _longest(self.s, step.s),
-            _longest(self.zeta, step.zeta),
+            to_boundary(self.s, step.s),
+            to_boundary(self.zeta, step.zeta),
             self.cones.longest_step(*step.cones),
             self.term.pairs.longest_step(step.pairs),
         )
         return min(1.0, TO_BOUNDARY * longest)
-
-
-def _longest(values: Tensor, change: Tensor) -> float:
-    return float(torch.where(change < 0, -values / change, torch.inf).amin())
