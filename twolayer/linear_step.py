@@ -5,12 +5,12 @@ G'G is X'X in every block, since E_i^2 = I, and F'F couples only q = v - w, so w
     p = u_v + u_w = A^-1 (right_v + right_w),
     (A + 2 F'F) q = right_v - right_w,                      F'F q = [X' D_i h]_i,  h = F q = sum_i D_i X q_i
 
-and Woodbury's identity turns the second line into one n x n system,
+of which the second is solved over the n_patterns d unknowns of q, or where n is less, by Woodbury's identity over the rows:
 
     (I + 2 K) h = sum_i D_i X A^-1 (right_v - right_w)_i,   K = (X A^-1 X') * (D D')  entrywise.
 
-`ExactStep` has one d x d and one n x n factor, whatever the number of patterns; `BlockStep` replaces the n x n factor by
-random block coordinate descent on q with n_patterns factors d x d (RBCD; Bai, Gautam and Sojoudi 2022). Neither depends on
+`ExactStep` has one d x d factor and one of the smaller of these two; `BlockStep` replaces the large one by random block
+coordinate descent on q with n_patterns factors d x d (RBCD; Bai, Gautam and Sojoudi 2022). Neither depends on
 beta, the loss or ADMM's penalty, so a path of beta shares them.
 """
 
@@ -19,7 +19,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from twolayer.factors import solve_factored
 from twolayer.program import ConvexProgram
+
+_MOST_ENTRIES = 1 << 24
+"""Entries of [D_1 X, D_2 X, ...] alive at a time."""
 
 
 class LinearStep(Protocol):
@@ -39,23 +43,32 @@ class LinearStep(Protocol):
 
 
 class ExactStep:
-    """The solution, by two Cholesky factors; n^2 numbers of memory."""
+    """The solution, by two Cholesky factors; min(n, n_patterns d)^2 numbers of memory."""
 
     def __init__(self, program: ConvexProgram) -> None:
         x, active = program.x, program.active
-        self._inner = _factor(x.T @ x)
-        coupling = x @ torch.cholesky_solve(x.T.contiguous(), self._inner)
-        coupling.mul_(active @ active.T).mul_(2).diagonal().add_(1)
+        gram = x.T @ x
+        self._inner = _factor(gram)
+        self._on_rows = len(x) < active.shape[1] * x.shape[1]
+        if self._on_rows:
+            coupling = x @ torch.cholesky_solve(x.T.contiguous(), self._inner)
+            coupling.mul_(active @ active.T).mul_(2).diagonal().add_(1)
+        else:
+            coupling = _block_gram(x, active).mul_(2)
+            coupling += torch.block_diag(*(gram for _ in active.T))
+            coupling.diagonal().add_(1)
         self._outer = torch.linalg.cholesky(coupling, out=coupling)
 
     def solve(self, program: ConvexProgram, z: Tensor, v: Tensor, s: Tensor) -> Tensor:
         """See `LinearStep`."""
         total, difference = _halves(program, z, v, s)
-        solved = torch.cholesky_solve(torch.cat([total, difference]).T, self._inner).T
-        p, q = solved[: len(total)], solved[len(total) :]
-        h = torch.linalg.vecdot(program.x @ q.T, program.active)
-        h = torch.cholesky_solve(h[:, None], self._outer)[:, 0]
-        q = q - 2 * torch.cholesky_solve(program.predictions_adjoint(h).T, self._inner).T
+        if self._on_rows:
+            p, q = torch.cholesky_solve(torch.cat([total, difference]).T, self._inner).T.split(len(total))
+            h = solve_factored(self._outer, torch.linalg.vecdot(program.x @ q.T, program.active))
+            q = q - 2 * torch.cholesky_solve(program.predictions_adjoint(h).T, self._inner).T
+        else:
+            p = torch.cholesky_solve(total.T, self._inner).T
+            q = solve_factored(self._outer, difference.flatten()).view_as(difference)
         return torch.stack([(p + q) / 2, (p - q) / 2])
 
     def state_dict(self) -> dict[str, Any]:
@@ -105,6 +118,17 @@ class BlockStep:
 
 def _factor(gram: Tensor) -> Tensor:
     return torch.linalg.cholesky(gram + torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+
+
+def _block_gram(x: Tensor, active: Tensor) -> Tensor:
+    """``[n_patterns d, n_patterns d]``: X' D_i D_j X, some rows at a time."""
+    size = active.shape[1] * x.shape[1]
+    gram = torch.zeros(size, size, dtype=x.dtype, device=x.device)
+    step = max(1, _MOST_ENTRIES // size)
+    for rows, columns in zip(x.split(step), active.split(step), strict=True):
+        flat = (columns[:, :, None] * rows[:, None, :]).flatten(1)
+        gram.addmm_(flat.T, flat)
+    return gram
 
 
 def _halves(program: ConvexProgram, z: Tensor, v: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_RIDGES = (1e-13, 1e-11, 1e-9, 1e-7)
-"""Added to a diagonal in turn, relative to its mean, until the factor exists."""
+from twolayer.factors import cholesky, solve_factored
+
 _REFINEMENTS = 1
 _GRAM_BLOCKS = 6
 
@@ -71,33 +71,44 @@ class GroupMaps:
 
 
 class NewtonSystem:
-    """Factored once, solved for several right-hand sides.
+    """Factored again and again in the same memory, and solved for several right-hand sides each time.
+
+    Fresh memory for every factor would cost as much time as the products that fill it.
 
     Args:
         maps: F.
-        blocks: ``[m, d, d]``, B_g, positive definite.
-        curvature: ``[n]``, the diagonal of C, 0 or more.
     """
 
-    def __init__(self, maps: GroupMaps, blocks: Tensor, curvature: Tensor) -> None:
-        self._maps, self._blocks, self._curvature = maps, blocks, curvature
+    def __init__(self, maps: GroupMaps) -> None:
+        self._maps = maps
+        x, (n, m) = maps.x, maps.weights.shape
+        d = x.shape[1]
+        size, width = (n, maps.active.shape[1] * d) if maps.on_rows else (m * d, n)
+        self._reduced = x.new_empty(size, width)
+        self._matrix = x.new_zeros(size, size).T
+        self._factor = x.new_empty(size, size).T
+
+    def factor(self, blocks: Tensor, curvature: Tensor) -> None:
+        """Of B_g, ``blocks [m, d, d]`` positive definite, and of the diagonal of C, ``curvature [n]``, 0 or more.
+
+        Raises torch.linalg.LinAlgError when rounding has left nothing of the matrix.
+        """
+        self._blocks, self._curvature = blocks, curvature
+        maps, d = self._maps, blocks.shape[1]
         if maps.on_rows:
             self._block_factors = cholesky(blocks)
-            inverses = torch.cholesky_inverse(self._block_factors)
-            sums = torch.zeros(maps.active.shape[1], *blocks.shape[1:], dtype=blocks.dtype, device=blocks.device)
-            sums.index_add_(0, maps.pattern_of, inverses)
-            reduced = (maps.active * curvature.sqrt()[:, None]).T[:, :, None] * (maps.x @ cholesky(sums))
-            reduced = reduced.transpose(0, 1).flatten(1)
-            outer = _lower_gram(reduced)
-            outer.diagonal().add_(1)
-            self._factor = cholesky(outer)
+            sums = blocks.new_zeros(maps.active.shape[1], d, d)
+            sums.index_add_(0, maps.pattern_of, torch.cholesky_inverse(self._block_factors))
+            torch.mm(maps.x, cholesky(sums).transpose(0, 1).flatten(1), out=self._reduced)
+            self._reduced.view(len(maps.x), -1, d).mul_((maps.active * curvature.sqrt()[:, None])[:, :, None])
+            _lower_gram(self._reduced, out=self._matrix)
+            self._matrix.diagonal().add_(1)
         else:
-            m, d, _ = blocks.shape
-            flat = maps.dense()
-            hessian = (flat.T * curvature) @ flat
-            groups = torch.arange(m, device=blocks.device)
-            hessian.view(m, d, m, d)[groups, :, groups, :] += blocks
-            self._factor = cholesky(hessian)
+            torch.mul(maps.dense().T, curvature.sqrt(), out=self._reduced)
+            _lower_gram(self._reduced, out=self._matrix)
+            groups = torch.arange(len(blocks), device=blocks.device)
+            self._matrix.view(len(blocks), d, len(blocks), d)[groups, :, groups, :] += blocks
+        cholesky(self._matrix, out=self._factor)
 
     def solve(self, right: Tensor) -> Tensor:
         """dv ``[m, d]`` for ``right [m, d]``."""
@@ -111,37 +122,18 @@ class NewtonSystem:
 
     def _solve_once(self, right: Tensor) -> Tensor:
         if not self._maps.on_rows:
-            return torch.cholesky_solve(right.reshape(-1, 1), self._factor).view_as(right)
+            return solve_factored(self._factor, right.flatten()).view_as(right)
         root = self._curvature.sqrt()
-        first = _block_solve(self._block_factors, right)
-        h = torch.cholesky_solve((root * self._maps.predictions(first))[:, None], self._factor)[:, 0]
-        return first - _block_solve(self._block_factors, self._maps.adjoint(root * h))
+        h = solve_factored(self._factor, root * self._maps.predictions(self._over_blocks(right)))
+        return self._over_blocks(right - self._maps.adjoint(root * h))
+
+    def _over_blocks(self, right: Tensor) -> Tensor:
+        return torch.cholesky_solve(right[:, :, None], self._block_factors)[:, :, 0]
 
 
-def _lower_gram(a: Tensor) -> Tensor:
-    """A A' on and below the diagonal, which is all that a Cholesky factor reads; above it partly zero."""
-    n = len(a)
-    gram = torch.zeros(n, n, dtype=a.dtype, device=a.device)
-    step = -(-n // _GRAM_BLOCKS)
-    for start in range(0, n, step):
+def _lower_gram(a: Tensor, *, out: Tensor) -> None:
+    """A A' into ``out``, on and below the diagonal, which is all that a Cholesky factor reads; above it partly."""
+    step = -(-len(a) // _GRAM_BLOCKS)
+    for start in range(0, len(a), step):
         end = start + step
-        torch.mm(a[start:end], a[:end].T, out=gram[start:end, :end])
-    return gram
-
-
-def _block_solve(factors: Tensor, right: Tensor) -> Tensor:
-    return torch.cholesky_solve(right[:, :, None], factors)[:, :, 0]
-
-
-def cholesky(matrix: Tensor) -> Tensor:
-    """Of positive definite matrices that rounding may have made indefinite: the ridge grows until the factors exist.
-
-    Raises torch.linalg.LinAlgError when a large ridge does not help.
-    """
-    mean = matrix.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[..., None]
-    for ridge in _RIDGES:
-        factor, info = torch.linalg.cholesky_ex(matrix)
-        if not bool(info.any()):
-            return factor
-        matrix = matrix + torch.diag_embed((ridge * mean).expand(matrix.shape[:-1]))
-    return torch.linalg.cholesky(matrix)
+        torch.mm(a[start:end], a[:end].T, out=out[start:end, :end])

@@ -23,8 +23,10 @@ from twolayer.program import Certificate, ConvexProgram
 
 _ITERATIONS = 60
 _FIRST_MU = 100.0
-"""The central path starts at this multiple of objective / number of products, far enough to become feasible first."""
-_CORRECTORS = 2
+"""The products on the central path begin with this multiple of the objective as their sum, far enough to become feasible first."""
+_INWARD = 0.1
+"""Groups begin moved inside their cones by lengths that make this share of the objective."""
+_CORRECTORS = 4
 """Extra solves with a factor, each tried only while steps are short (Gondzio 1996)."""
 _LONG_ENOUGH = 0.9
 _PATIENCE = 6
@@ -97,11 +99,13 @@ class _CentralPath:
         self.halves, self.columns = chosen.nonzero(as_tuple=True)
         sides = torch.where(self.halves == 0, 1.0, -1.0).to(program.x.dtype)
         self.maps = GroupMaps(program.x, program.active, self.columns, sides, is_smooth=program.loss.is_smooth)
+        self.system = NewtonSystem(self.maps)
         self.signs = program.signs[:, self.columns]
-        v = start[self.halves, self.columns]
+        self.scale = max(1.0, program.objective(start))
+        inward = _INWARD * self.scale / (len(self.columns) * program.beta)
+        v = start[self.halves, self.columns] + inward * program.directions[self.columns]
         slacks = self.signs * (program.x @ v.T)
         self.s = slacks.clamp_min(max(float(slacks.abs().mean()), 1e-3 * float(program.x.norm(dim=1).mean())))
-        self.scale = max(1.0, program.objective(start))
         f = self.maps.predictions(v)
         n_pairs = len(newton_term(program.loss, program.y, f, 1.0).pairs.primal)
         self.degree = self.s.numel() + len(v) + n_pairs
@@ -168,18 +172,18 @@ class _CentralPath:
         nothing = torch.zeros_like(self.term.pairs.primal)
         _, curvature = self.term.linearised(self._predictions(), nothing)
         blocks = weighted_grams(self.program.x, self.zeta / self.s) + self.cones.curvature
-        system = NewtonSystem(self.maps, blocks, curvature)
-        ahead = self._direction(system, residual, 1.0, torch.zeros_like(self.s), nothing, self.cones.pull(0.0, None))
+        self.system.factor(blocks, curvature)
+        ahead = self._direction(residual, 1.0, torch.zeros_like(self.s), nothing, self.cones.pull(0.0, None))
         centring = (1 - self._length(ahead)) ** 3
         mu = centring * self._gap() / self.degree
         pair_target = mu - ahead.pairs.primal * ahead.pairs.dual
         pull = self.cones.pull(mu, self.cones.correction(*ahead.cones))
         target = mu - ahead.s * ahead.zeta
-        step = self._direction(system, residual, 1 - centring, target, pair_target, pull)
+        step = self._direction(residual, 1 - centring, target, pair_target, pull)
         length = self._length(step)
         for _ in range(_CORRECTORS if length < _LONG_ENOUGH else 0):
             target = target + self._outliers(step, min(1.0, 1.3 * length + 0.1), mu)
-            corrected = self._direction(system, residual, 1 - centring, target, pair_target, pull)
+            corrected = self._direction(residual, 1 - centring, target, pair_target, pull)
             longer = self._length(corrected)
             if longer < 1.05 * length:
                 break
@@ -195,7 +199,7 @@ class _CentralPath:
         return (products.clamp(0.1 * mu, 10 * mu) - products).clamp_min(-10 * mu)
 
     def _direction(
-        self, system: NewtonSystem, residual: Tensor, share: float, target: Tensor, pair_target: Tensor, pull: Tensor
+        self, residual: Tensor, share: float, target: Tensor, pair_target: Tensor, pull: Tensor
     ) -> _Direction:
         """The Newton step that removes a share of the residuals and brings the products to their targets."""
         x, signs, s, zeta = self.program.x, self.signs, self.s, self.zeta
@@ -204,7 +208,7 @@ class _CentralPath:
         slope, _ = self.term.linearised(f, pair_target)
         right = (signs * ((target - s * zeta + zeta * infeasible) / s)).T @ x
         right -= share * residual + self.maps.adjoint(slope - self.term.slope(f)) + self.cones.constant(pull)
-        dv = system.solve(right)
+        dv = self.system.solve(right)
         ds = signs * (x @ dv.T) - infeasible
         dzeta = (target - zeta * ds) / s - zeta
         dpairs = self.term.change(self.maps.predictions(dv), pair_target)

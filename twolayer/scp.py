@@ -17,7 +17,7 @@ from torch import Tensor
 from twolayer.cones import TO_BOUNDARY
 from twolayer.losses import LOSSES, LossName
 from twolayer.network import Network
-from twolayer.newton_system import cholesky
+from twolayer.factors import cholesky, solve_factored
 from twolayer.newton_terms import Pairs, newton_term
 from twolayer.program import Certificate, certificate_of, check_data
 
@@ -94,7 +94,7 @@ class SampledProgram:
             pull = slope @ self._phi
             wanted = target / self._parts.primal - self.beta - torch.cat([pull, -pull])
             p, m = (ratio * wanted).view(2, -1)
-            da = width.sqrt() * torch.cholesky_solve(((p - m) / width.sqrt())[:, None], factor)[:, 0]
+            da = width.sqrt() * solve_factored(factor, (p - m) / width.sqrt())
             df = self._phi @ da
             change = (curvature * df) @ self._phi
             dprimal = ratio * (wanted - torch.cat([change, -change]))
