@@ -32,7 +32,7 @@ TokenLabel = Literal["starts_with_capital", "starts_word", "has_digit", "is_punc
 TOKEN_LABELS: tuple[TokenLabel, ...] = get_args(TokenLabel)
 CSV_COLUMNS = ("split", "sequence", "document", "position", "label")
 _CODE_LINE = re.compile(
-    r"\s*(>>>|\.\.\.|@\w|def |class |import |from \w+ import|return\b|[\w.\[\]]+\(.*\)\s*$|[\w.\[\]]+\s*=\s*\S)"
+    r"\s*(>>>|\.\.\.|@\w|def |class |import |from \w+ import|return\b|[\w.\[\]]+\(.*\)\s*$|[\w.\[\]]+\s*=(?!=)\s*\S)"
 )
 
 
@@ -160,5 +160,10 @@ def _read_csv(path: Path, split: Split) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{path} holds labels other than 0 and 1")
     if len(table) == 0:
         raise ValueError(f"{path} has no row of the {split} split; the column split holds train or held_out")
+    for name in CSV_COLUMNS[1:4]:
+        if not pd.api.types.is_integer_dtype(table[name]):
+            raise ValueError(
+                f"{path}: the column {name} holds values that are not whole numbers; copy them from the token shards"
+            )
     columns = [torch.from_numpy(np.array(table[name], dtype=np.int64)) for name in CSV_COLUMNS[1:]]
     return _keys(*columns[:3]), columns[3]

@@ -1,7 +1,7 @@
 """Rows of a network study: drawn, read from a CSV file, or taken from activations with token-level labels."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from pipeline.network_config import ActivationData, CSVData, NetworkStudy, Synth
 from saes.io import load_sae
 from twolayer.data import Preparation, Rows, fit_preparation, synthetic_rows
 from twolayer.losses import LOSSES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Task(NamedTuple):
@@ -65,28 +68,54 @@ def _csv(study: NetworkStudy, data: CSVData) -> tuple[list[Rows], str]:
         raise ValueError(f"data.path: {path} cannot be read ({error})") from None
     if data.target not in table:
         raise ValueError(f"data.target: {path} has no column {data.target!r}; it has {', '.join(map(str, table))}")
-    features = table.drop(columns=data.target)
-    texts = [str(name) for name in features if not pd.api.types.is_numeric_dtype(features[name])]
-    if texts:
-        raise ValueError(
-            f"{path}: the columns {', '.join(texts)} are not numeric; encode them as numbers or leave them out"
-        )
-    target = table[data.target]
-    if LOSSES[study.train.loss].is_classification:
-        classes = sorted(target.unique().tolist())
-        if len(classes) != 2:
-            raise ValueError(
-                f"{path}: {data.target} holds {len(classes)} different values; logistic and hinge loss take two classes"
-            )
-        target = (target == classes[1]) * 2.0 - 1.0
-    x = torch.from_numpy(features.to_numpy(dtype="float64"))
-    y = torch.from_numpy(target.to_numpy(dtype="float64").copy())
+    x = _features(table.drop(columns=data.target), path)
+    y = _targets(table[data.target], path, classes=LOSSES[study.train.loss].is_classification)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(data.seed))
     n_held_out = round(data.held_out_fraction * len(x))
     if n_held_out < 1 or len(x) - 2 * n_held_out < 1:
         raise ValueError(f"{path} has {len(x)} rows; too few to train, choose beta and test")
     pieces = order.split([len(x) - 2 * n_held_out, n_held_out, n_held_out])
     return [Rows(x[piece], y[piece]) for piece in pieces], f"{path}, {len(x)} rows"
+
+
+def _features(table: "pd.DataFrame", path: Path) -> Tensor:
+    """``[n, n_columns]``: every column, if it holds finite numbers and nothing else."""
+    import pandas as pd
+
+    columns = {str(name): table[name] for name in table}
+    texts = [name for name, column in columns.items() if not pd.api.types.is_numeric_dtype(column)]
+    if texts:
+        raise ValueError(
+            f"{path}: the columns {', '.join(texts)} are not numeric; encode them as numbers or leave them out"
+        )
+    x = torch.from_numpy(table.to_numpy(dtype="float64", copy=True))
+    unknown = [name for name, column in zip(columns, x.T, strict=True) if not bool(column.isfinite().all())]
+    if unknown:
+        raise ValueError(
+            f"{path}: the columns {', '.join(unknown)} hold values that are missing or infinite; drop or fill those rows"
+        )
+    return x
+
+
+def _targets(column: "pd.Series", path: Path, *, classes: bool) -> Tensor:
+    """``[n]``: the column's numbers, or -1 and 1 for its two values in sorted order."""
+    import pandas as pd
+
+    n_missing = int(column.isna().to_numpy().sum())
+    if n_missing:
+        raise ValueError(f"{path}: {column.name} is missing in {n_missing} rows; drop or fill them")
+    if classes:
+        values = sorted(column.unique().tolist())
+        if len(values) != 2:
+            raise ValueError(
+                f"{path}: {column.name} holds {len(values)} different values; logistic and hinge loss take two classes"
+            )
+        return torch.from_numpy((column == values[1]).to_numpy(dtype="float64", copy=True)) * 2 - 1
+    if not pd.api.types.is_numeric_dtype(column):
+        raise ValueError(
+            f"{path}: {column.name} is not numeric; squared loss needs numbers, logistic and hinge take classes"
+        )
+    return torch.from_numpy(column.to_numpy(dtype="float64", copy=True))
 
 
 def _activations(study: NetworkStudy, data: ActivationData, label: LabelConfig) -> tuple[list[Rows], str]:

@@ -23,7 +23,7 @@ from twolayer.program import Certificate, ConvexProgram
 
 _ITERATIONS = 60
 _FIRST_MU = 100.0
-"""The products on the central path begin with this multiple of the objective as their sum, far enough to become feasible first."""
+"""The products on the central path sum to this multiple of the objective at first: far enough to become feasible first."""
 _INWARD = 0.1
 """Groups begin moved inside their cones by lengths that make this share of the objective."""
 _CORRECTORS = 4

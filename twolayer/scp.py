@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from twolayer.cones import TO_BOUNDARY
+from twolayer.factors import cholesky, solve_factored
 from twolayer.losses import LOSSES, LossName
 from twolayer.network import Network
-from twolayer.factors import cholesky, solve_factored
 from twolayer.newton_terms import Pairs, newton_term
 from twolayer.program import Certificate, certificate_of, check_data
 

@@ -1,7 +1,4 @@
 import itertools
-import os
-import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,8 +6,8 @@ import pytest
 
 from eval.report import Provenance, ReportFiles, StudyFacts, write_report
 from eval.verdicts import compare_all, sentences, verdict_table
+from tests.eval.browser import needs_browser, opened, sorts_both_ways
 
-CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
 HOOKS = ("blocks.14.hook_mlp_out", "blocks.14.hook_resid_post")
 
 
@@ -104,41 +101,12 @@ def test_files(report):
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the report was not opened in a browser")
+@needs_browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser(report, width):
-    """No console error, no network request, nothing wider than the page, axes named, table sorts both ways."""
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--disable-gpu", "--disable-background-networking"] + (["--no-sandbox"] if os.geteuid() == 0 else [])
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        problems: list[str] = []
-        requests: list[str] = []
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(report.html.as_uri())
-        page.wait_for_selector(".plotly-graph-div .xtitle")
-        assert problems == []
-        assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    with opened(report.html, width) as page:
         assert page.locator(".xtitle").all_text_contents() == ["L0 (latents per token)"] * 4
         assert {"R² on held-out tokens (1 = perfect)", "Dead fraction (share of latents)"} == set(
             page.locator(".ytitle").all_text_contents()
         )
-        page.wait_for_function(
-            "[...document.querySelectorAll('.panel')].every(panel => "
-            "panel.querySelector('.main-svg').getBoundingClientRect().right <= panel.getBoundingClientRect().right)",
-            timeout=10_000,
-        )
-        header = page.locator("th button").filter(has_text=re.compile("^l0$"))
-        column = "[...document.querySelectorAll('tbody tr')].map(row => Number(row.cells[5].dataset.value))"
-        header.click()
-        ascending = page.evaluate(column)
-        assert ascending == sorted(ascending)
-        header.click()
-        assert page.evaluate(column) == sorted(ascending, reverse=True)
-        assert page.locator("th[aria-sort=descending]").count() == 1
-        browser.close()
+        assert sorts_both_ways(page, "l0")

@@ -1,0 +1,32 @@
+"""Cholesky factors of symmetric positive definite matrices."""
+
+import torch
+from torch import Tensor
+
+_RIDGES = (1e-13, 1e-11, 1e-9, 1e-7)
+"""Added to a diagonal in turn, relative to its mean, until the factor exists."""
+
+
+def cholesky(matrix: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Lower factors of matrices ``[..., d, d]`` that rounding may have made indefinite: a ridge on their diagonals grows until
+    they exist. ``out``, column-major, is where they go.
+
+    Raises torch.linalg.LinAlgError when a large ridge does not help.
+    """
+    mean = matrix.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[..., None]
+    results = None if out is None else (out, torch.empty((), dtype=torch.int32, device=matrix.device))
+    for ridge in _RIDGES:
+        factor, info = torch.linalg.cholesky_ex(matrix, out=results)
+        if not bool(info.any()):
+            return factor
+        matrix.diagonal(dim1=-2, dim2=-1).add_(ridge * mean)
+    return torch.linalg.cholesky(matrix)
+
+
+def solve_factored(factor: Tensor, right: Tensor) -> Tensor:
+    """x with L L' x = right, for a lower factor ``[d, d]`` and ``right [d]``.
+
+    Two triangular solves read the factor in place, where torch.cholesky_solve copies all of it for every call.
+    """
+    half = torch.linalg.solve_triangular(factor, right[:, None], upper=False)
+    return torch.linalg.solve_triangular(factor.T, half, upper=True)[:, 0]
