@@ -17,6 +17,7 @@ from twolayer.losses import LOSSES, LossName
 from twolayer.network import Network, network_objective
 
 _CHANCE = 0.5
+_TWO_SIDED_95 = 1.96
 
 
 def score(f: Tensor, y: Tensor, *, classes: bool) -> float:
@@ -25,6 +26,15 @@ def score(f: Tensor, y: Tensor, *, classes: bool) -> float:
         return float(1 - (f - y).square().sum() / (y - y.mean()).square().sum())
     is_right = (f > 0) == (y > 0)
     return float(torch.stack([is_right[y > 0].double().mean(), is_right[y < 0].double().mean()]).nanmean())
+
+
+def standard_error(f: Tensor, y: Tensor, *, classes: bool) -> float:
+    """Of `score` from the sampling of rows: sqrt(sum_c p_c (1 - p_c) / n_c) / 2 for balanced accuracy; not known of R2."""
+    if not classes:
+        return float("nan")
+    is_right = ((f > 0) == (y > 0)).double()
+    of_classes = [is_right[y > 0], is_right[y < 0]]
+    return float(sum(of.mean() * (1 - of.mean()) / len(of) for of in of_classes if len(of)) ** 0.5) / 2
 
 
 def evaluate_network(
@@ -40,6 +50,7 @@ def evaluate_network(
         "train_score": score(network(train.x), train.y, classes=classes),
         "validation_score": score(network(validation.x), validation.y, classes=classes),
         "test_score": score(network(test.x), test.y, classes=classes),
+        "test_standard_error": standard_error(network(test.x), test.y, classes=classes),
     }
     for epsilon in epsilons:
         generator = torch.Generator().manual_seed(0)
@@ -67,6 +78,11 @@ class Chosen(NamedTuple):
     def test_score(self) -> float:
         """Mean over seeds."""
         return float(self.rows["test_score"].mean())
+
+    @property
+    def standard_error(self) -> float:
+        """Of the test score, from the sampling of test rows, which the seeds share."""
+        return float(self.rows["test_standard_error"].mean())
 
 
 def choose(table: pd.DataFrame) -> dict[str, list[Chosen]]:
@@ -125,10 +141,16 @@ def _probe_sentences(chosen: list[Chosen]) -> list[str]:
     if not linear or not convex:
         return []
     gain = convex[0].test_score - linear[0].test_score
+    error = _TWO_SIDED_95 * (convex[0].standard_error ** 2 + linear[0].standard_error ** 2) ** 0.5
     at = f"{linear[0].test_score:.3f} against {convex[0].test_score:.3f}, chance is {_CHANCE:g}"
-    if linear[0].test_score < _CHANCE + 0.5 * (convex[0].test_score - _CHANCE):
-        return [f"The linear model fails where the smallest non-linear one does not: {at}."]
-    return [f"The non-linear model is {'better' if gain > 0 else 'no better'} by {gain:+.3f}: {at}."]
+    by = f"{gain:+.3f} ± {error:.3f} (95 %, over draws of test rows)"
+    if gain > error and linear[0].test_score < _CHANCE + 0.5 * (convex[0].test_score - _CHANCE):
+        return [f"The linear model fails where the smallest non-linear one does not: {at}; a gain of {by}."]
+    if abs(gain) <= error:
+        return [f"The test rows do not tell the linear from the smallest non-linear model: {at}; a gain of {by}."]
+    return [
+        f"The smallest non-linear model is {'better' if gain > 0 else 'worse'} than the linear one: {at}; a gain of {by}."
+    ]
 
 
 def _attack_sentences(table: pd.DataFrame, chosen: list[Chosen], what: str) -> list[str]:

@@ -68,8 +68,8 @@ def _csv(study: NetworkStudy, data: CSVData) -> tuple[list[Rows], str]:
         raise ValueError(f"data.path: {path} cannot be read ({error})") from None
     if data.target not in table:
         raise ValueError(f"data.target: {path} has no column {data.target!r}; it has {', '.join(map(str, table))}")
-    x = _features(table.drop(columns=data.target), path)
-    y = _targets(table[data.target], path, classes=LOSSES[study.train.loss].is_classification)
+    y = _targets(table.pop(data.target), path, classes=LOSSES[study.train.loss].is_classification)
+    x = _features(table, path)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(data.seed))
     n_held_out = round(data.held_out_fraction * len(x))
     if n_held_out < 1 or len(x) - 2 * n_held_out < 1:

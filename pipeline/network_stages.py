@@ -12,7 +12,7 @@ from eval.report import StudyFacts
 from hookpoints.files import read_json, write_atomically, write_json
 from hookpoints.models import resolve_device
 from hookpoints.shards import ActivationDataset
-from pipeline.network_config import ActivationData, ConvexMethod, NetworkSpec, NetworkStudy, RobustMethod
+from pipeline.network_config import ActivationData, ConvexMethod, NetworkSpec, NetworkStudy, RobustMethod, SampledMethod
 from pipeline.network_data import Task, load_task
 from pipeline.network_methods import Shared, make_network_learner, n_steps_of, share
 from pipeline.progress import Display, progress, say
@@ -162,21 +162,27 @@ def evaluate_networks(study: NetworkStudy, run: RunDirectory) -> None:
                     epsilons=study.eval.epsilons, pgd_steps=study.eval.pgd_steps,
                 )  # fmt: skip
                 write_json(path, {name: None if value != value else value for name, value in measured.items()})
-            kept = ("network_id", "task", "family", "beta", "seed", "loss", "n_train", "d", "n_steps", "seconds")
-            proof = Certificate._fields
-            rows.append(
-                {
-                    **{name: saved.metadata[name] for name in (*kept, *proof)},
-                    "method": spec.method.method,
-                    "label": spec.label,
-                    "is_certified": isinstance(spec.method, ConvexMethod | RobustMethod) or spec.method.method == "scp",
-                    **read_json(path),
-                }
-            )
+            rows.append({**_facts(spec, saved), **read_json(path)})
             display.update(number + 1, spec.network_id)
     table = pd.DataFrame(rows)
     write_atomically(run.eval_csv, lambda path: table.to_csv(path, index=False))
     say(f"eval: {run.eval_csv}")
+
+
+def _facts(spec: NetworkSpec, saved: SavedNetwork) -> dict[str, Any]:
+    """Columns of eval.csv that were known after training; no bound where the method proves none."""
+    kept = ("network_id", "task", "family", "beta", "seed", "loss", "n_train", "d", "n_steps", "seconds")
+    is_certified = isinstance(spec.method, ConvexMethod | RobustMethod | SampledMethod)
+    proof = {name: saved.metadata[name] for name in Certificate._fields}
+    if not is_certified:
+        proof |= {"lower_bound": None, "relative_gap": None, "violation": None}
+    return {
+        **{name: saved.metadata[name] for name in kept},
+        **proof,
+        "method": spec.method.method,
+        "label": spec.label,
+        "is_certified": is_certified,
+    }
 
 
 def report_networks(study: NetworkStudy, run: RunDirectory) -> None:

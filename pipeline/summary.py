@@ -76,4 +76,4 @@ def print_summary(study: AnyStudy, run: RunDirectory) -> None:
 def _print_table(table: pd.DataFrame, columns: dict[str, str]) -> None:
     shown = table.loc[:, list(columns)].rename(columns=columns)
     formatters: Any = {name: f"{{:{spec}}}".format for name, spec in _FORMATS.items() if name in shown}
-    print(shown.to_string(index=False, formatters=formatters))
+    print(shown.to_string(index=False, formatters=formatters, na_rep="-"))

@@ -9,7 +9,7 @@ import torch
 
 from eval.grokking import claims, quantile_table, write_xor_report
 from eval.network_report import NetworkProvenance, write_network_report
-from eval.networks import choose, network_sentences, network_verdict_table, score
+from eval.networks import choose, network_sentences, network_verdict_table, score, standard_error
 from eval.report import ReportFiles, StudyFacts
 from tests.eval.browser import needs_browser, opened, sorts_both_ways
 from twolayer.xor import XORConfig
@@ -35,11 +35,12 @@ def networks(loss: str = "logistic", *, linear: float = 0.55, descent: float = 1
             {
                 "network_id": f"{task}-{method}-{beta:g}-{seed}", "task": task, "family": method, "beta": beta, "seed": seed,
                 "loss": loss, "n_train": 400, "d": 17, "n_steps": 100, "seconds": 2.5, "objective": objective,
-                "lower_bound": objective * (1 - 2e-5) if is_certified else 0.0,
-                "relative_gap": 2e-5 if is_certified else 1.0, "violation": 0.0, "method": method, "label": label,
-                "is_certified": is_certified, "n_neurons": 7, "network_objective": objective,
+                "lower_bound": objective * (1 - 2e-5) if is_certified else None,
+                "relative_gap": 2e-5 if is_certified else None, "violation": 0.0 if is_certified else None,
+                "method": method, "label": label, "is_certified": is_certified, "n_neurons": 7, "network_objective": objective,
                 "train_score": 0.99, "validation_score": 0.8 + 0.1 * (beta == 1),
-                "test_score": reached + 0.02 * seed + (beta < 1), "fgsm_0.1": 0.5, "pgd_0.1": 0.25 + 0.1 * seed,
+                "test_score": reached + 0.02 * seed + (beta < 1),
+                "test_standard_error": 0.01, "fgsm_0.1": 0.5, "pgd_0.1": 0.25 + 0.1 * seed,
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
@@ -58,6 +59,16 @@ def test_score_is_balanced_accuracy_or_r_squared():
     assert score(f[1:], y[1:], classes=True) == 0.5
     assert score(y, y, classes=False) == 1.0
     assert score(torch.zeros(4), y, classes=False) == 0.0
+
+
+def test_standard_error_is_that_of_many_draws():
+    generator = torch.Generator().manual_seed(0)
+    y = torch.cat([torch.ones(60), -torch.ones(240)])
+    right = torch.rand(20_000, 300, generator=generator) < torch.where(y > 0, 0.7, 0.9)
+    scores = torch.tensor([score(torch.where(row, y, -y), y, classes=True) for row in right[:4000]])
+    expected = torch.tensor([standard_error(torch.where(row, y, -y), y, classes=True) for row in right[:200]]).mean()
+    assert float(scores.std()) == pytest.approx(float(expected), rel=0.05)
+    assert np.isnan(standard_error(y, y, classes=False))
 
 
 def test_beta_is_chosen_on_validation_rows():
@@ -81,14 +92,17 @@ def test_sentences_of_a_probe():
     assert "Balanced accuracy on test rows" in said
     assert "convex, 20 patterns 0.910; linear 0.560; gradient descent 0.890" in said
     assert (
-        "The linear model fails where the smallest non-linear one does not: 0.560 against 0.910, chance is 0.5." in said
+        "The linear model fails where the smallest non-linear one does not: 0.560 against 0.910, chance is 0.5" in said
     )
+    assert "a gain of +0.350 ± 0.028 (95 %" in said
     assert "Balanced accuracy under PGD of radius 0.1: convex, 20 patterns 0.300" in said
 
 
 def test_sentences_where_linear_is_enough_and_descent_knows_more():
     said = " ".join(network_sentences(networks(linear=0.89, descent=0.9), "second"))
-    assert "The non-linear model is better by +0.010: 0.900 against 0.910" in said
+    assert "The test rows do not tell the linear from the smallest non-linear model: 0.900 against 0.910" in said
+    better = " ".join(network_sentences(networks(linear=0.8), "first"))
+    assert "The smallest non-linear model is better than the linear one: 0.810 against 0.910" in better
     assert "relative: -1.0e-01 at beta 0.1" in said
     assert "patterns that the program was not given" in said
     of_targets = " ".join(network_sentences(networks("squared"), "first"))
