@@ -129,8 +129,8 @@ def _train_network(
 
 
 def _is_logged(step: int) -> bool:
-    """The first ten steps, then every fiftieth up to a thousand, then every five-hundredth."""
-    return step <= 10 or (step <= 1000 and step % 50 == 0) or step % 500 == 0
+    """The first hundred steps, then every tenth up to a thousand, then every hundredth."""
+    return step <= 100 or (step <= 1000 and step % 10 == 0) or step % 100 == 0
 
 
 def _log(run: RunDirectory, spec: NetworkSpec, record: StepRecord, seconds: float) -> None:

@@ -6,9 +6,9 @@ Split z = F u, v = u, s = G u with G u = E_i X u_i, scaled duals a, b, c; one it
     z <- prox_{l / rho}(F u + a),   v_i <- (1 - beta / (rho |u_i + b_i|))_+ (u_i + b_i),   s <- (G u + c)_+
     a += F u - z,   b += u - v,   c += G u - s
 
-with over-relaxation and residual balancing. After 50, 100, 200, ... iterations the point is certified; where the program is
-small enough its groups are first polished to the optimum (`polish`), which is how a relative gap of 1e-4 and less is reached
-without the thousands of iterations that ADMM alone takes.
+with over-relaxation and residual balancing. After 50, 100, 200, ... iterations the point is certified. Where the program is
+small enough Newton steps on its groups follow instead (`polish`), which is how a relative gap of 1e-4 and less is reached
+without the thousands of iterations that ADMM alone takes; if they do not reach it, ADMM goes on where it stood.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from twolayer.linear_step import ExactStep, LinearStep
 from twolayer.network import Network
-from twolayer.polish import can_polish, polish
+from twolayer.polish import Polish, can_polish
 from twolayer.program import Certificate, ConvexProgram
 
 RELAXATION = 1.6
@@ -40,7 +40,7 @@ class _Copies(NamedTuple):
 
 
 class ADMM:
-    """A learner: each `step` is one iteration on the whole program; see the module for the formulas.
+    """A learner: each `step` is one iteration on the whole program, of ADMM or of its polish; see the module for the formulas.
 
     Args:
         program: what to solve.
@@ -68,6 +68,8 @@ class ADMM:
         self.program = program
         self.rho = rho
         self.step_number = 0
+        self._n_iterations = 0
+        self._polish: Polish | None = None
         self._tolerance = tolerance
         self._with_polish = with_polish
         self._linear_step = ExactStep(program) if linear_step is None else linear_step
@@ -77,20 +79,42 @@ class ADMM:
         self.solution = program.feasible(u)
         """``[2, n_patterns, d]``: the best point certified, inside its cones."""
         r = -program.loss.slope(self._copies.z, program.y)
-        self.certificate = program.certificate(u, r, program.dual_slopes(r, project=False))
+        nothing = torch.zeros(program.shape[:2], dtype=torch.bool, device=u.device)
+        self.certificate = program.certificate(u, r, program.dual_slopes(r, may_project=nothing))
         """Of `solution`, with the best lower bound found."""
 
     @property
     def point(self) -> Tensor:
-        """``[2, n_patterns, d]``: where ADMM stands, exactly zero in the groups that are off; not quite inside its cones."""
-        return self._copies.v
+        """``[2, n_patterns, d]``: where the solver stands, exactly zero in groups that are off; not quite inside its cones."""
+        return self._copies.v if self._polish is None else self._polish.point
 
     def network(self) -> Network:
         """The network of `solution`."""
         return self.program.network(self.solution)
 
     def step(self, batch: object = None) -> dict[str, Tensor | float]:
-        """One iteration. ``loss`` is the objective at `point`; gap and objective are those of the last certificate."""
+        """One iteration. ``loss`` is the objective at `point`; gap and objective are those of the best certificate so far.
+
+        ``primal_residual`` and ``dual_residual`` are ADMM's, relative, or while the polish is at work its stationarity.
+        """
+        if self._polish is not None and not self._polish.is_finished:
+            residuals = self._polish_step(self._polish)
+        else:
+            self._polish = None
+            residuals = self._admm_step()
+            if _is_doubling(self._n_iterations):
+                self._certify()
+        self.step_number += 1
+        return {
+            "loss": self.program.objective(self.point),
+            "violation": self.program.violation(self.point),
+            "objective": self.certificate.objective,
+            "relative_gap": self.certificate.relative_gap,
+            **residuals,
+            "rho": self.rho,
+        }
+
+    def _admm_step(self) -> dict[str, float]:
         program = self.program
         u = self._linear_step.solve(
             program, *(copy - dual for copy, dual in zip(self._copies, self._duals, strict=True))
@@ -105,21 +129,17 @@ class ADMM:
             moved.s.clamp_min(0),
         )
         self._duals = _Copies(*(new - copy for new, copy in zip(moved, self._copies, strict=True)))
-        self.step_number += 1
+        self._n_iterations += 1
         primal, dual = self._residuals(image, before)
-        if self.step_number % _BALANCE_EVERY == 0:
+        if self._n_iterations % _BALANCE_EVERY == 0:
             self._balance(primal, dual)
-        if _is_doubling(self.step_number):
-            self._certify()
-        return {
-            "loss": program.objective(self.point),
-            "violation": program.violation(self.point),
-            "objective": self.certificate.objective,
-            "relative_gap": self.certificate.relative_gap,
-            "primal_residual": primal,
-            "dual_residual": dual,
-            "rho": self.rho,
-        }
+        return {"primal_residual": primal, "dual_residual": dual}
+
+    def _polish_step(self, polish: Polish) -> dict[str, float]:
+        found = polish.step()
+        if found is not None:
+            self._keep(found.u, found.certificate)
+        return {"primal_residual": polish.stationarity, "dual_residual": polish.stationarity}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue bit for bit."""
@@ -128,6 +148,8 @@ class ADMM:
             "duals": list(self._duals),
             "rho": self.rho,
             "step_number": self.step_number,
+            "n_iterations": self._n_iterations,
+            "polish": None if self._polish is None else self._polish.state_dict(),
             "solution": self.solution,
             "certificate": list(self.certificate),
             "linear_step": self._linear_step.state_dict(),
@@ -138,23 +160,29 @@ class ADMM:
         device = self.program.x.device
         self._copies = _Copies(*(copy.to(device) for copy in state["copies"]))
         self._duals = _Copies(*(dual.to(device) for dual in state["duals"]))
-        self.rho, self.step_number = state["rho"], state["step_number"]
+        self.rho, self.step_number, self._n_iterations = state["rho"], state["step_number"], state["n_iterations"]
+        self._polish = None
+        if state["polish"] is not None:
+            self._polish = Polish(self.program, self.solution, tolerance=self._tolerance)
+            self._polish.load_state_dict(state["polish"])
         self.solution = state["solution"].to(device)
         self.certificate = Certificate(*state["certificate"])
         self._linear_step.load_state_dict(state["linear_step"])
 
     def _certify(self) -> None:
-        """Keep the best point and the best bound known, whichever certificates they came from."""
+        """Begin a polish, or where the program is too large for one certify the point as it is."""
         program = self.program
         if self._with_polish and can_polish(program, self.point):
-            polished = polish(program, self.point, tolerance=self._tolerance)
-            u, found = polished.u, polished.certificate
+            self._polish = Polish(program, self.point, tolerance=self._tolerance)
         else:
             r = -self.rho * self._duals.z
             slopes = program.dual_slopes(r, -self.rho * self._duals.s)
-            u, found = self.point, program.certificate(self.point, r, slopes)
+            self._keep(self.point, program.certificate(self.point, r, slopes))
+
+    def _keep(self, u: Tensor, found: Certificate) -> None:
+        """The best point and the best bound known, whichever certificates they came from."""
         if found.objective < self.certificate.objective:
-            self.solution = program.feasible(u)
+            self.solution = self.program.feasible(u)
         self.certificate = self.certificate.best_with(found)
 
     def _residuals(self, image: _Copies, before: _Copies) -> tuple[float, float]:

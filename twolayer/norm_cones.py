@@ -25,6 +25,15 @@ class NormCones:
         self.z = torch.cat([torch.full_like(t, beta)[:, None], -beta * v / t[:, None]], dim=1)
         self._scale()
 
+    def state(self) -> tuple[Tensor, Tensor]:
+        """(t, v) and the multiplier, ``[m, 1 + d]`` each."""
+        return self.s, self.z
+
+    def set_state(self, s: Tensor, z: Tensor) -> None:
+        """The inverse of `state`."""
+        self.s, self.z = s, z
+        self._scale()
+
     @property
     def v(self) -> Tensor:
         """``[m, d]``."""
@@ -78,8 +87,7 @@ class NormCones:
 
     def move(self, ds: Tensor, dz: Tensor, length: float) -> None:
         """Take a step."""
-        self.s, self.z = self.s + length * ds, self.z + length * dz
-        self._scale()
+        self.set_state(self.s + length * ds, self.z + length * dz)
 
     def _scale(self) -> None:
         s_size, z_size = _determinant(self.s).sqrt(), _determinant(self.z).sqrt()

@@ -103,12 +103,13 @@ class ConvexProgram:
         """The point with every group moved just inside its cone; groups that are zero stay so."""
         return torch.stack([pull_inside(self.x, self.signs, half, self.directions) for half in u])
 
-    def dual_slopes(self, r: Tensor, multipliers: Tensor | None = None, *, project: bool = True) -> Tensor:
+    def dual_slopes(self, r: Tensor, multipliers: Tensor | None = None, *, may_project: Tensor | None = None) -> Tensor:
         """``[2, n_patterns]``: how far the dual point r stretches each group's constraint, which allows beta.
 
         For a group it is max {+-(X' D_i r) v : |v| <= 1, E_i X v >= 0} = min over zeta >= 0 of |+-X' D_i r + X' E_i zeta|,
         the norm of the projection onto the cone. ``multipliers [2, n, n_patterns]``, zeta >= 0 from a solver, settle the
-        groups for which they do; the others are projected, unless the program is so large that this would take minutes.
+        groups for which they do; the others are projected, if ``may_project [2, n_patterns]``, all of them unless given, says so
+        and the program is not so large that this would take minutes.
         """
         slopes = self.predictions_adjoint(r)
         c = torch.stack([sign * slopes for sign in _SIGNS])
@@ -117,8 +118,11 @@ class ConvexProgram:
             stretched = torch.minimum(stretched, (c + self.slacks_adjoint(multipliers)).norm(dim=2))
         n_patterns, d = c.shape[1:]
         is_affordable = len(r) * n_patterns * d * d <= _MOST_PROJECTION_WORK
-        for half in range(2 if project and is_affordable else 0):
-            chosen = (stretched[half] > self.beta * (1 + _SETTLED)).nonzero()[:, 0]
+        unsettled = stretched > self.beta * (1 + _SETTLED)
+        if may_project is not None:
+            unsettled &= may_project
+        for half in range(2 if is_affordable else 0):
+            chosen = unsettled[half].nonzero()[:, 0]
             if len(chosen):
                 projected = cone_projection(self.x, self.signs[:, chosen], c[half, chosen], self.directions[chosen])
                 stretched[half, chosen] = torch.minimum(stretched[half, chosen], projected.norm(dim=1))

@@ -24,8 +24,9 @@ def instance(
     return ConvexProgram(x, y, sample_patterns(x, n_patterns, generator), beta=beta, loss=loss)
 
 
-def solved(program: ConvexProgram, n_steps: int = 50, **settings: Any) -> ADMM:
+def solved(program: ConvexProgram, n_steps: int = 200, **settings: Any) -> ADMM:
+    """After so many steps, or where the gap is 1e-7."""
     admm = ADMM(program, tolerance=1e-7, **settings)
-    for _ in range(n_steps):
+    while admm.step_number < n_steps and admm.certificate.relative_gap > 1e-7:
         admm.step()
     return admm

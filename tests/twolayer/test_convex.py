@@ -81,16 +81,34 @@ def test_exact_linear_step_is_the_dense_least_squares():
     torch.testing.assert_close(u, dense, rtol=1e-6, atol=1e-8)
 
 
-def test_resume_is_exact():
-    program = instance("logistic")
-    one = solved(program, 30, with_polish=False)
-    other = ADMM(program, with_polish=False)
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+@pytest.mark.parametrize("n_steps", [30, 58])
+def test_resume_is_exact(loss, n_steps):
+    """In the midst of ADMM, and of its polish, which begins after 50 iterations."""
+    program = instance(loss)
+    one, other = (ADMM(program, tolerance=1e-7) for _ in range(2))
+    for _ in range(n_steps):
+        one.step()
     other.load_state_dict(one.state_dict())
     for _ in range(30):
-        one.step()
-        other.step()
+        assert one.step() == other.step()
     assert torch.equal(one.point, other.point)
+    assert torch.equal(one.solution, other.solution)
     assert one.certificate == other.certificate
+
+
+def test_every_bound_of_the_polish_holds():
+    """Its certificates close in on the optimum from both sides as it goes."""
+    program = instance("squared", n=60, d=6)
+    optimum = solved(program).certificate
+    admm, gaps = ADMM(program, tolerance=1e-7), []
+    while admm.certificate.relative_gap > 1e-7:
+        metrics = admm.step()
+        assert admm.certificate.lower_bound <= optimum.objective * (1 + 1e-9)
+        assert admm.certificate.objective >= optimum.lower_bound * (1 - 1e-9)
+        gaps.append(metrics["relative_gap"])
+    assert gaps == sorted(gaps, reverse=True)
+    assert len({gap for gap in gaps if gap < 0.1}) >= 4
 
 
 @pytest.mark.parametrize(
@@ -183,10 +201,10 @@ def test_a_path_of_beta_shares_its_factors_and_starts_warm():
     first = solved(program)
     patterns = Patterns(program.active.bool(), program.directions)
     following = ConvexProgram(program.x, program.y, patterns, beta=0.8, loss="squared")
-    warm = ADMM(following, linear_step=ExactStep(program), start=first.solution)
+    warm = ADMM(following, tolerance=1e-5, linear_step=ExactStep(program), start=first.solution)
     cold = ADMM(following)
     assert warm.certificate.objective < cold.certificate.objective
-    for _ in range(50):
+    while warm.certificate.relative_gap > 1e-5:
         warm.step()
     assert warm.certificate.objective == pytest.approx(solved(following).certificate.objective, rel=1e-5)
 
