@@ -158,8 +158,8 @@ def largest(*, to_optimum: bool) -> None:
             )
     c = admm.certificate
     print(
-        f"largest problem: n {n}, d {d}, P {n_patterns}: set up in {seconds:.0f} s, median step {statistics.median(steps):.2f} s, "
-        f"{len(steps)} steps in {sum(steps):.0f} s; objective {c.objective:.6g}, lower bound {c.lower_bound:.6g}; "
+        f"largest problem: n {n}, d {d}, P {n_patterns}: set up in {seconds:.0f} s, {len(steps)} steps in {sum(steps):.0f} s "
+        f"(median {statistics.median(steps):.2f} s); objective {c.objective:.6g}, lower bound {c.lower_bound:.6g}; "
         f"peak memory {peak_memory_bytes() / 1e9:.2f} GB"
     )
 

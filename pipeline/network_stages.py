@@ -9,9 +9,11 @@ import torch
 from eval.network_report import NetworkProvenance, write_network_report
 from eval.networks import evaluate_network
 from eval.report import StudyFacts
-from hookpoints.files import read_json, write_atomically, write_json
+from hookpoints.files import read_json, write_json
+from hookpoints.model_folder import is_model_complete
 from hookpoints.models import resolve_device
 from hookpoints.shards import ActivationDataset
+from pipeline.evaluation import read_evaluation, require_trained, without_nan, write_evaluation
 from pipeline.network_config import ActivationData, ConvexMethod, NetworkSpec, NetworkStudy, RobustMethod, SampledMethod
 from pipeline.network_data import Task, load_task
 from pipeline.network_methods import Shared, make_network_learner, n_steps_of, share
@@ -22,7 +24,7 @@ from pipeline.study_file import study_yaml
 from pipeline.trainer import Checkpoints, NoBatches, StepRecord, fit
 from twolayer.admm import ADMM
 from twolayer.data import Rows
-from twolayer.io import SavedNetwork, is_network_saved, load_network, save_network
+from twolayer.io import SavedNetwork, load_network, save_network
 from twolayer.program import Certificate
 
 _EVALUATION = "eval.json"
@@ -40,7 +42,7 @@ def harvest_rows(study: NetworkStudy, run: RunDirectory) -> None:
 def train_networks(study: NetworkStudy, run: RunDirectory) -> None:
     """Rows -> network folders. Betas of one method and seed follow each other down, each starting from the one before."""
     specs = study.specs()
-    missing = [spec for spec in specs if not is_network_saved(run.network_folder(spec.network_id))]
+    missing = [spec for spec in specs if not is_model_complete(run.network_folder(spec.network_id))]
     say(f"train: {len(missing)} of {len(specs)} networks to train")
     with progress("train", len(missing), "networks") as display:
         n_done = 0
@@ -67,7 +69,7 @@ def _train_path(
     start: torch.Tensor | None = None
     for spec in path:
         folder = run.network_folder(spec.network_id)
-        if not is_network_saved(folder):
+        if not is_model_complete(folder):
             _train_network(study, run, task, spec, shared, start, display, n_done)
             n_done += 1
         start = load_network(folder).point
@@ -141,11 +143,8 @@ def _log(run: RunDirectory, spec: NetworkSpec, record: StepRecord, seconds: floa
 def evaluate_networks(study: NetworkStudy, run: RunDirectory) -> None:
     """Network folders -> eval.csv, one row per network."""
     specs = study.specs()
-    missing = [spec.network_id for spec in specs if not is_network_saved(run.network_folder(spec.network_id))]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(specs)} networks are not trained yet ({missing[0]}, ...); run dipole train first"
-        )
+    missing = [spec.network_id for spec in specs if not is_model_complete(run.network_folder(spec.network_id))]
+    require_trained(missing, len(specs), "networks")
     tasks: dict[str, Task] = {}
     rows = []
     with progress("eval", len(specs), "networks") as display:
@@ -161,12 +160,10 @@ def evaluate_networks(study: NetworkStudy, run: RunDirectory) -> None:
                     saved.network, task.train, task.validation, task.test, beta=spec.beta, loss=study.train.loss,
                     epsilons=study.eval.epsilons, pgd_steps=study.eval.pgd_steps,
                 )  # fmt: skip
-                write_json(path, {name: None if value != value else value for name, value in measured.items()})
+                write_json(path, without_nan(measured))
             rows.append({**_facts(spec, saved), **read_json(path)})
             display.update(number + 1, spec.network_id)
-    table = pd.DataFrame(rows)
-    write_atomically(run.eval_csv, lambda path: table.to_csv(path, index=False))
-    say(f"eval: {run.eval_csv}")
+    write_evaluation(run, rows)
 
 
 def _facts(spec: NetworkSpec, saved: SavedNetwork) -> dict[str, Any]:
@@ -187,8 +184,7 @@ def _facts(spec: NetworkSpec, saved: SavedNetwork) -> dict[str, Any]:
 
 def report_networks(study: NetworkStudy, run: RunDirectory) -> None:
     """eval.csv and metrics.jsonl -> report.html, verdicts.csv, plots."""
-    if not run.eval_csv.exists():
-        raise ValueError(f"{run.eval_csv} does not exist; run dipole eval first")
+    table = read_evaluation(run)
     manifest = ActivationDataset(study.activations_path).manifest if isinstance(study.data, ActivationData) else None
     specs = study.specs()
     descriptions = {
@@ -197,5 +193,5 @@ def report_networks(study: NetworkStudy, run: RunDirectory) -> None:
     facts = StudyFacts(study.name, study_yaml(study), run.environment(), run.stage_records())
     provenance = NetworkProvenance(facts, descriptions, manifest)
     trace = pd.read_json(run.metrics_path, lines=True)
-    files = write_network_report(run.path, pd.read_csv(run.eval_csv), trace, provenance)
+    files = write_network_report(run.path, table, trace, provenance)
     say(f"report: {files.html}")

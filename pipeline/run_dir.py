@@ -14,9 +14,9 @@ import yaml
 from filelock import FileLock, Timeout
 
 from hookpoints.files import read_json, write_json, write_text
+from hookpoints.model_folder import is_model_complete
 from pipeline.network_config import AnyStudy
 from pipeline.study_file import study_yaml
-from saes.io import is_saved
 
 _PACKAGES = (
     "dipole",
@@ -51,7 +51,7 @@ class RunDirectory:
 
     def is_done(self, sae_id: str) -> bool:
         """Whether training has nothing left to do for an SAE: it is saved, or was stopped."""
-        return is_saved(self.sae_folder(sae_id)) or self.stopped_path(sae_id).exists()
+        return is_model_complete(self.sae_folder(sae_id)) or self.stopped_path(sae_id).exists()
 
     def stopped_saes(self, sae_ids: Iterable[str]) -> dict[str, str]:
         """Why each of these SAEs was stopped; those that were not are left out."""

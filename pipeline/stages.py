@@ -6,24 +6,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from eval.metrics import evaluate
 from eval.report import Provenance, ReportFiles, StudyFacts, write_report
 from hookpoints.batches import ShardBatches
 from hookpoints.corpus import CorpusConfig
-from hookpoints.files import read_json, write_atomically, write_json
+from hookpoints.files import read_json, write_json
 from hookpoints.harvest import HarvestConfig, harvest, is_complete
+from hookpoints.model_folder import is_model_complete
 from hookpoints.models import ModelConfig, load_model, model_id, resolve_device
 from hookpoints.shards import ActivationDataset
 from pipeline.config import RunConfig, SAESpec
+from pipeline.evaluation import read_evaluation, require_trained, without_nan, write_evaluation
 from pipeline.progress import Display, progress, say
 from pipeline.run_dir import RunDirectory, append_line, exclusive
 from pipeline.study_file import study_yaml
 from pipeline.trainer import Checkpoints, fit
 from saes.bank import Bank
-from saes.io import is_saved, read_sae, save_sae
+from saes.io import read_sae, save_sae
 from saes.learner import SAELearner
 
 _EVALUATION = "eval.json"
@@ -76,7 +77,7 @@ def train_stage(config: RunConfig, run: RunDirectory) -> None:
             finished += len(todo) * config.train.n_steps
     for sae_id, reason in run.stopped_saes(spec.sae_id for spec in specs).items():
         say(f"train: stopped {reason} (to try again, delete {run.sae_folder(sae_id)})")
-    say(f"train: {sum(is_saved(run.sae_folder(spec.sae_id)) for spec in specs)} SAEs in {run.path / 'saes'}")
+    say(f"train: {sum(is_model_complete(run.sae_folder(spec.sae_id)) for spec in specs)} SAEs in {run.path / 'saes'}")
 
 
 @contextmanager
@@ -194,11 +195,8 @@ def eval_stage(config: RunConfig, run: RunDirectory) -> None:
     dataset = ActivationDataset(config.activations_path)
     specs = config.specs(dataset.hook_names)
     missing = [spec.sae_id for spec in specs if not run.is_done(spec.sae_id)]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(specs)} SAEs are not trained yet ({missing[0]}, ...); run dipole train first"
-        )
-    specs = [spec for spec in specs if is_saved(run.sae_folder(spec.sae_id))]
+    require_trained(missing, len(specs), "SAEs")
+    specs = [spec for spec in specs if is_model_complete(run.sae_folder(spec.sae_id))]
     device = resolve_device(config.eval.device)
     with progress("eval", len(specs), "SAEs") as display:
         for number, spec in enumerate(specs):
@@ -206,14 +204,9 @@ def eval_stage(config: RunConfig, run: RunDirectory) -> None:
             if not path.exists():
                 sae = read_sae(run.sae_folder(spec.sae_id), device).sae
                 evaluation = evaluate(sae, dataset, spec.hook_name, min_fires=config.eval.min_fires)
-                write_json(
-                    path,
-                    {name: None if value != value else value for name, value in evaluation._asdict().items()},
-                )
+                write_json(path, without_nan(evaluation._asdict()))
             display.update(number + 1, spec.sae_id)
-    table = pd.DataFrame([_row(run, spec) for spec in specs])
-    write_atomically(run.eval_csv, lambda path: table.to_csv(path, index=False))
-    say(f"eval: {run.eval_csv}")
+    write_evaluation(run, [_row(run, spec) for spec in specs])
 
 
 def _row(run: RunDirectory, spec: SAESpec) -> dict[str, Any]:
@@ -241,13 +234,12 @@ def _row(run: RunDirectory, spec: SAESpec) -> dict[str, Any]:
 
 def report_stage(config: RunConfig, run: RunDirectory) -> ReportFiles:
     """eval.csv -> report.html, verdicts.csv, plots."""
-    if not run.eval_csv.exists():
-        raise ValueError(f"{run.eval_csv} does not exist; run dipole eval first")
+    table = read_evaluation(run)
     dataset = ActivationDataset(config.activations_path)
     stopped = run.stopped_saes(spec.sae_id for spec in config.specs(dataset.hook_names))
     facts = StudyFacts(config.name, study_yaml(config), run.environment(), run.stage_records())
     provenance = Provenance(facts, dataset.manifest, stopped)
-    files = write_report(run.path, pd.read_csv(run.eval_csv), provenance)
+    files = write_report(run.path, table, provenance)
     say(f"report: {files.html}")
     return files
 

@@ -3,11 +3,10 @@
 import time
 from typing import Any
 
-import pandas as pd
-
 from eval.grokking import write_xor_report
 from eval.report import StudyFacts
-from hookpoints.files import read_json, write_atomically, write_json
+from hookpoints.files import read_json, write_json
+from pipeline.evaluation import read_evaluation, require_trained, without_nan, write_evaluation
 from pipeline.network_config import XORStudy
 from pipeline.progress import Display, progress, say
 from pipeline.run_dir import RunDirectory
@@ -63,9 +62,7 @@ class MeasuredDescent:
 
     def _measure(self) -> None:
         if self._step_number in self._steps:
-            metrics = {
-                name: None if value != value else value for name, value in self._descent.metrics()._asdict().items()
-            }
+            metrics = without_nan(self._descent.metrics()._asdict())
             wants_projections = self._step_number in self._projection_steps
             projections = self._descent.projections().tolist() if wants_projections else None
             self.measured.append({"step": self._step_number, **metrics, "projections": projections})
@@ -89,29 +86,23 @@ def evaluate_descents(study: XORStudy, run: RunDirectory) -> None:
     """Measured descents -> eval.csv, one row per descent and step."""
     runs = study.run_ids()
     missing = [run_id for run_id, *_ in runs if not run.descent_path(run_id).exists()]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(runs)} descents are not run yet ({missing[0]}, ...); run dipole train first"
-        )
+    require_trained(missing, len(runs), "descents")
     rows = []
     for run_id, learning_rate, seed in runs:
         for one in read_json(run.descent_path(run_id))["measured"]:
             values = {name: value for name, value in one.items() if name != "projections"}
             rows.append({"run_id": run_id, "learning_rate": learning_rate, "seed": seed, **values})
-    table = pd.DataFrame(rows)
-    write_atomically(run.eval_csv, lambda path: table.to_csv(path, index=False))
-    say(f"eval: {run.eval_csv}")
+    write_evaluation(run, rows)
 
 
 def report_descents(study: XORStudy, run: RunDirectory) -> None:
     """eval.csv and projections -> report.html, verdicts.csv, plots."""
-    if not run.eval_csv.exists():
-        raise ValueError(f"{run.eval_csv} does not exist; run dipole eval first")
+    table = read_evaluation(run)
     projections: dict[float, dict[int, list[list[float]]]] = {}
     for run_id, learning_rate, _ in study.run_ids():
         for one in read_json(run.descent_path(run_id))["measured"]:
             if one["projections"] is not None:
                 projections.setdefault(learning_rate, {}).setdefault(one["step"], []).extend(one["projections"])
     facts = StudyFacts(study.name, study_yaml(study), run.environment(), run.stage_records())
-    files = write_xor_report(run.path, pd.read_csv(run.eval_csv), projections, study.data, facts)
+    files = write_xor_report(run.path, table, projections, study.data, facts)
     say(f"report: {files.html}")

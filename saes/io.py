@@ -1,18 +1,12 @@
 """SAE folders: ``cfg.json`` + ``weights.safetensors``, acting on raw activations."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from hookpoints.files import read_json, write_atomically, write_text
+from hookpoints.model_folder import mismatch, read_config, read_weights, write_model
 from saes.sae import SAE, config_dict, sae_config
-
-FORMAT_VERSION = 1
-_CONFIG_FILE, _WEIGHTS_FILE = "cfg.json", "weights.safetensors"
 
 
 class SavedSAE(NamedTuple):
@@ -25,15 +19,7 @@ class SavedSAE(NamedTuple):
 
 def save_sae(folder: Path, sae: SAE, metadata: dict[str, Any]) -> None:
     """Write an SAE folder; ``cfg.json`` comes last, so a folder that has it is complete."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
-    write_atomically(folder / _WEIGHTS_FILE, lambda temporary: save_file(tensors, temporary))
-    config = {"format_version": FORMAT_VERSION, "sae": config_dict(sae.cfg), "metadata": metadata}
-    write_text(folder / _CONFIG_FILE, json.dumps(config, indent=1) + "\n")
-
-
-def is_saved(folder: Path) -> bool:
-    """Whether the folder holds a complete SAE."""
-    return (folder / _CONFIG_FILE).is_file()
+    write_model(folder, sae.state_dict(), {"sae": config_dict(sae.cfg), "metadata": metadata})
 
 
 def load_sae(folder: Path | str, device: torch.device | str = "cpu") -> SAE:
@@ -46,20 +32,11 @@ def load_sae(folder: Path | str, device: torch.device | str = "cpu") -> SAE:
 
 def read_sae(folder: Path, device: torch.device | str = "cpu") -> SavedSAE:
     """As `load_sae`, with the metadata."""
-    path = folder / _CONFIG_FILE
-    if not path.is_file():
-        raise ValueError(
-            f"{folder} holds no complete SAE (no {_CONFIG_FILE}); give a folder like runs/<study>/saes/<sae_id>"
-        )
-    config = read_json(path)
-    if config.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: format_version is {config.get('format_version')!r}, this version reads {FORMAT_VERSION}"
-        )
+    config = read_config(folder, "SAE", "runs/<study>/saes/<sae_id>")
     sae = SAE(sae_config(config["sae"]))
+    tensors = read_weights(folder)
     try:
-        tensors = load_file(folder / _WEIGHTS_FILE)
         sae.load_state_dict(tensors)
-    except (SafetensorError, FileNotFoundError, RuntimeError) as error:
-        raise ValueError(f"{folder / _WEIGHTS_FILE} does not hold the weights {path} describes: {error}") from error
+    except RuntimeError as error:
+        raise mismatch(folder, error) from error
     return SavedSAE(sae.to(device).requires_grad_(False), config["metadata"])

@@ -36,7 +36,7 @@ def write(folder: Path, study: dict) -> Path:
 
 def networks(folder: Path) -> Path:
     data = {"source": "synthetic", "task": "xor", "n_train": 20, "n_held_out": 50, "d": 2, "bias": False}
-    train = {"loss": "hinge", "methods": METHODS, "betas": [0.5, 2.0], "max_steps": 100}
+    train = {"loss": "hinge", "methods": METHODS, "betas": [0.5, 2.0], "max_steps": 300}
     return write(
         folder, {"kind": "networks", "data": data, "train": train, "eval": {"epsilons": [0.1], "pgd_steps": 5}}
     )
