@@ -14,6 +14,9 @@ from hookpoints.files import write_atomically
 from twolayer.xor import XORConfig
 
 _QUANTILES = (0.2, 0.8)
+_METRICS = [
+    "train_accuracy", "test_accuracy", "flipped_fit", "own_feature_share", "linear_slope", "linear_r_squared",
+]  # fmt: skip
 _NOTE = (
     "Median over seeds, with a band from the 20 % to the 80 % quantile; on the logarithmic axis step 0 is drawn at 0.5."
 )
@@ -84,18 +87,10 @@ def claims(table: pd.DataFrame) -> list[Claim]:
 
 def quantile_table(table: pd.DataFrame) -> pd.DataFrame:
     """Median and [20, 80 %] over seeds of every metric, by learning rate and step."""
-    metrics = [
-        "train_accuracy",
-        "test_accuracy",
-        "flipped_fit",
-        "own_feature_share",
-        "linear_slope",
-        "linear_r_squared",
-    ]
-    grouped = table.groupby(["learning_rate", "step"])[metrics]
+    grouped = table.groupby(["learning_rate", "step"])[_METRICS]
     parts = {"median": grouped.median(), "q20": grouped.quantile(_QUANTILES[0]), "q80": grouped.quantile(_QUANTILES[1])}
     joined = pd.concat(parts, axis=1)
-    ordered = joined.loc[:, [(part, metric) for metric in metrics for part in parts]]
+    ordered = joined.loc[:, [(part, metric) for metric in _METRICS for part in parts]]
     ordered.columns = [f"{metric}_{part}" for part, metric in ordered.columns]
     return ordered.reset_index()
 

@@ -11,12 +11,15 @@ import pandas as pd
 
 from eval.curves import Chart, Curve, interactive, write_static
 from eval.networks import choose, network_sentences, network_verdict_table
-from eval.page import Panel, Section, Verdict, write_page
+from eval.page import Panel, Section, Verdict, table_for_people, write_page
 from eval.report import ReportFiles, StudyFacts, activation_facts, closing_sections
 from hookpoints.files import write_atomically
 from twolayer.losses import LOSSES
 
 _FLOOR = 1e-12
+_FIRST_COLUMNS = [
+    "task", "label", "beta", "seed", "objective", "relative_gap", "violation", "train_score", "test_score", "n_neurons",
+]  # fmt: skip
 _TRACE_NOTE = (
     "At the smallest beta, first seed. The objective is that of the best feasible point, its gap the distance to a proved lower "
     "bound; a violation of 0 is drawn at 1e-12. Gradient descent proves no bound."
@@ -55,7 +58,7 @@ def write_network_report(
             note="Means over seeds; a band spans the lowest and highest seed.",
             panels=[Panel(c.title, interactive(c)) for task in tasks for c in charts[task].scores],
         ),
-        Section("Networks", note=_TABLE_NOTE, table=_table_for_people(table)),
+        Section("Networks", note=_TABLE_NOTE, table=table_for_people(table, _FIRST_COLUMNS, "network_id")),
         Section("Rows", facts=list(provenance.descriptions.items())),
         *([Section("Activations", facts=activation_facts(provenance.manifest))] if provenance.manifest else []),
         *closing_sections(provenance.study),
@@ -136,19 +139,3 @@ def _attack_chart(table: pd.DataFrame, task: str, what: str) -> Chart | None:
     ]
     label = f"{what} on attacked test rows"
     return Chart(f"{task}_attacks", f"{task}: {label}", "Radius of PGD (l-infinity)", label, curves)
-
-
-def _table_for_people(table: pd.DataFrame) -> pd.DataFrame:
-    first = [
-        "task",
-        "label",
-        "beta",
-        "seed",
-        "objective",
-        "relative_gap",
-        "violation",
-        "train_score",
-        "test_score",
-        "n_neurons",
-    ]
-    return table.loc[:, [*first, *(name for name in table if name not in first and name != "network_id"), "network_id"]]

@@ -86,6 +86,13 @@ def _cell(value: Any, is_text: bool) -> dict[str, Any]:
     return {"value": repr(number), "shown": format_number(number), "is_text": False}
 
 
+def table_for_people(table: pd.DataFrame, first: Sequence[str], last: str) -> pd.DataFrame:
+    """What one compares first, then the rest; the long id comes last."""
+    shown = [name for name in first if name in table]
+    rest = [name for name in table if name not in shown and name != last]
+    return table.loc[:, [*shown, *rest, last]]
+
+
 def format_number(number: float) -> str:
     """Whole numbers with separators, others with four significant digits."""
     if number == int(number) and abs(number) < 1e15:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from eval.families import Family, families
 from eval.figures import QUANTITIES, interactive_figure, write_static_figure
-from eval.page import Panel, Section, Verdict, write_page
+from eval.page import Panel, Section, Verdict, table_for_people, write_page
 from eval.verdicts import compare_all, sentences, verdict_table
 from hookpoints.files import write_atomically
 
@@ -78,7 +78,7 @@ def write_report(folder: Path, table: pd.DataFrame, provenance: Provenance) -> R
             note="Lines join the seed means; a band spans the lowest and highest seed.",
             panels=panels,
         ),
-        Section("SAEs", note=_COLUMN_NOTE, table=_table_for_people(table)),
+        Section("SAEs", note=_COLUMN_NOTE, table=table_for_people(table, _FIRST_COLUMNS, "sae_id")),
         Section("Activations", facts=activation_facts(provenance.manifest)),
         *closing_sections(provenance.study, [(f"stopped: {one}", why) for one, why in provenance.stopped.items()]),
     ]
@@ -99,13 +99,6 @@ def write_report(folder: Path, table: pd.DataFrame, provenance: Provenance) -> R
 def _save_png(path: Path, by_hook: dict[str, list[Family]], quantity: Any) -> None:
     with path.open("wb") as handle:
         write_static_figure(handle, by_hook, quantity)
-
-
-def _table_for_people(table: pd.DataFrame) -> pd.DataFrame:
-    """What one compares first, then the rest; the long id comes last."""
-    first = [name for name in _FIRST_COLUMNS if name in table]
-    rest = [name for name in table if name not in first and name != "sae_id"]
-    return table.loc[:, [*first, *rest, "sae_id"]]
 
 
 def _lead(table: pd.DataFrame, manifest: dict[str, Any]) -> str:
