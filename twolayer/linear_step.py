@@ -97,7 +97,7 @@ class BlockStep:
         total, difference = _halves(program, z, v, s)
         p = torch.cholesky_solve(total.T, self._inner).T
         h = torch.linalg.vecdot(x @ q.T, active)
-        for i in torch.randperm(len(q), generator=self._generator).tolist():
+        for i in torch.randperm(len(q), generator=self._generator, device="cpu").tolist():
             column = active[:, i]
             own = x @ q[i]
             residual = difference[i] - q[i] - (own + 2 * column * h) @ x
