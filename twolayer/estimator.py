@@ -105,7 +105,7 @@ class ConvexReLUClassifier(ClassifierMixin, _ConvexReLU):
                 f"{len(self.classes_)} classes"
             )
         if len(self.classes_) < 2:
-            raise ValueError(f"y holds one class only ({self.classes_[0]!r}); a classifier needs two classes")
+            raise ValueError(f"y holds one class only ({self.classes_[0]}); a classifier needs two classes")
         signed = np.where(labels == self.classes_[1], 1.0, -1.0)
         self._solve(rows, signed, self.loss, self.get_params())
         return self
