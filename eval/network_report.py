@@ -98,13 +98,13 @@ def _charts(table: pd.DataFrame, trace: pd.DataFrame, task: str) -> _Charts:
             _trace_chart(task, certified, "violation", "step", "Cone violation", "violation against iteration")
         )
     what = "Balanced accuracy" if LOSSES[table["loss"].iloc[0]].is_classification else "R²"
-    columns = [("train_score", f"{what} on training rows"), ("test_score", f"{what} on test rows")]
+    columns = [("train_score", "training rows"), ("test_score", "test rows")]
     scores = [
         Chart(
-            f"{task}_{column}", f"{task}: {name} against beta", "beta", name,
-            [_band(str(label), rows, column) for label, rows in table.groupby("label", sort=False)], log_x=True,
+            f"{task}_{column}", f"{task}: {rows} against beta", "beta", what,
+            [_band(str(label), of, column) for label, of in table.groupby("label", sort=False)], log_x=True,
         )
-        for column, name in columns
+        for column, rows in columns
     ]  # fmt: skip
     attacked = _attack_chart(table, task, what)
     return _Charts([chart for chart in convergence if chart.curves], scores + ([attacked] if attacked else []))
@@ -116,7 +116,8 @@ def _trace_chart(task: str, lines: dict[str, pd.DataFrame], column: str, x: str,
         known = of[of[column].notna()]
         curves.append(Curve(label, known[x].tolist(), known[column].clip(lower=_FLOOR).tolist()))
     x_label = "Iteration" if x == "step" else "Seconds"
-    return Chart(f"{task}_{column}_{x}", f"{task}: {title}", x_label, y_label, curves, log_x=True, log_y=True)
+    name = f"{task}_{column}_{x}"
+    return Chart(name, f"{task}: {title}", x_label, y_label, curves, log_x=True, log_y=True, markers=False)
 
 
 def _band(label: str, rows: pd.DataFrame, column: str) -> Curve:
@@ -137,5 +138,4 @@ def _attack_chart(table: pd.DataFrame, task: str, what: str) -> Chart | None:
         Curve(one.label, radii, [one.test_score, *(float(one.rows[name].mean()) for name in columns)])
         for one in choose(table)[task]
     ]
-    label = f"{what} on attacked test rows"
-    return Chart(f"{task}_attacks", f"{task}: {label}", "Radius of PGD (l-infinity)", label, curves)
+    return Chart(f"{task}_attacks", f"{task}: attacked test rows", "Radius of PGD (l-infinity)", what, curves)

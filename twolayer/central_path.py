@@ -29,8 +29,6 @@ _LONG_ENOUGH = 0.9
 _MOST_STEPS = 60
 _PATIENCE = 6
 """Steps without progress after which rounding allows no more."""
-_OFF = 1e-7
-"""A group this small beside the largest is off."""
 
 
 class _Direction(NamedTuple):
@@ -129,8 +127,7 @@ class CentralPath:
         """``[2, n_patterns, d]``."""
         v = self._cones.v
         u = torch.zeros(self._program.shape, dtype=v.dtype, device=v.device)
-        norms = v.norm(dim=1, keepdim=True)
-        u[self._halves, self._columns] = torch.where(norms > _OFF * norms.max(), v, 0.0)
+        u[self._halves, self._columns] = v
         return u
 
     def dual_point(self) -> Tensor:

@@ -15,6 +15,8 @@ from twolayer.program import Certificate, ConvexProgram
 _MOST_ROUNDS = 10
 _MOST_WORK = 4e12
 """Multiplications of the largest Newton system factored: a minute on a few cores, and some thirty of them."""
+_THINNING = 0.2
+"""Share of the tolerance that leaving out small groups may cost."""
 _NEAR = 1.0
 """Error below which a point on the path is worth a certificate."""
 
@@ -102,8 +104,10 @@ class Polish:
 
     def _certify(self, *, may_project: Tensor | None = None) -> tuple[Certified, Tensor]:
         """The path's point, which finishes the polish if it is good enough, and its dual slopes ``[2, n_patterns]``."""
-        u, r = self.point, self._path.dual_point()
-        slopes = self._program.dual_slopes(r, self._path.multipliers(), may_project=may_project)
-        certificate = self._program.certificate(u, r, slopes)
+        program, r = self._program, self._path.dual_point()
+        slopes = program.dual_slopes(r, self._path.multipliers(), may_project=may_project)
+        allowance = _THINNING * self._tolerance * max(1.0, program.objective(self.point))
+        u = program.without_small_groups(self.point, allowance)
+        certificate = program.certificate(u, r, slopes)
         self.is_finished = certificate.relative_gap <= self._tolerance
         return Certified(u, certificate), slopes

@@ -22,6 +22,7 @@ from twolayer.patterns import Patterns
 _SIGNS = (1.0, -1.0)
 _SETTLED = 1e-9
 """A slope this much over beta costs the bound as little, and is not projected."""
+_SHARES = tuple(10.0**-decade for decade in range(1, 9))
 _MOST_PROJECTION_WORK = 1e10
 """Multiplications in one iteration of `cone_projection` over all cones."""
 
@@ -102,6 +103,13 @@ class ConvexProgram:
     def feasible(self, u: Tensor) -> Tensor:
         """The point with every group moved just inside its cone; groups that are zero stay so."""
         return torch.stack([pull_inside(self.x, self.signs, half, self.directions) for half in u])
+
+    def without_small_groups(self, u: Tensor, allowance: float) -> Tensor:
+        """The point without its smallest groups, as many decades of norms as cost no more of the objective than allowed."""
+        norms = u.norm(dim=2, keepdim=True)
+        most = self.objective(u) + allowance
+        thinned = (torch.where(norms > share * norms.max(), u, 0.0) for share in _SHARES)
+        return next((fewer for fewer in thinned if self.objective(fewer) <= most), u)
 
     def dual_slopes(self, r: Tensor, multipliers: Tensor | None = None, *, may_project: Tensor | None = None) -> Tensor:
         """``[2, n_patterns]``: how far the dual point r stretches each group's constraint, which allows beta.

@@ -215,3 +215,15 @@ def test_scaling_rows_and_targets_scales_the_optimum():
     patterns = Patterns(program.active.bool(), program.directions)
     scaled = ConvexProgram(3 * program.x, 9 * program.y, patterns, beta=27 * program.beta, loss="squared")
     assert solved(scaled).certificate.objective == pytest.approx(81 * solved(program).certificate.objective, rel=1e-6)
+
+
+def test_groups_that_cost_nothing_are_left_out():
+    program = instance("squared", beta=1.0)
+    u = solved(program).solution
+    is_on = u.norm(dim=2) > 1e-3 * float(u.norm(dim=2).max())
+    assert 0 < int(is_on.sum()) < is_on.numel()
+    blurred = torch.where(is_on[:, :, None], u, 1e-7 * program.directions)
+    thinned = program.without_small_groups(blurred, allowance=1e-4)
+    assert torch.equal(thinned.norm(dim=2) > 0, is_on)
+    assert program.objective(thinned) <= program.objective(blurred) + 1e-4
+    assert torch.equal(program.without_small_groups(u, allowance=-1.0), u)
