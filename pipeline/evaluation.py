@@ -5,9 +5,12 @@ from typing import Any
 
 import pandas as pd
 
+from eval.report import StudyFacts
 from hookpoints.files import write_atomically
+from pipeline.network_config import AnyStudy
 from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
+from pipeline.study_file import study_yaml
 
 
 def require_trained(missing: Sequence[str], n: int, what: str) -> None:
@@ -21,6 +24,11 @@ def require_trained(missing: Sequence[str], n: int, what: str) -> None:
 def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
     """NaN as None, which JSON can hold."""
     return {name: None if value != value else value for name, value in values.items()}
+
+
+def study_facts(study: AnyStudy, run: RunDirectory) -> StudyFacts:
+    """What every report says of its study."""
+    return StudyFacts(study.name, study_yaml(study), run.environment(), run.stage_records())
 
 
 def write_evaluation(run: RunDirectory, rows: Sequence[Mapping[str, Any]]) -> None:

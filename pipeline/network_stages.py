@@ -8,19 +8,17 @@ import torch
 
 from eval.network_report import NetworkProvenance, write_network_report
 from eval.networks import evaluate_network
-from eval.report import StudyFacts
 from hookpoints.files import read_json, write_json
 from hookpoints.model_folder import is_model_complete
 from hookpoints.models import resolve_device
 from hookpoints.shards import ActivationDataset
-from pipeline.evaluation import read_evaluation, require_trained, without_nan, write_evaluation
+from pipeline.evaluation import read_evaluation, require_trained, study_facts, without_nan, write_evaluation
 from pipeline.network_config import ActivationData, ConvexMethod, NetworkSpec, NetworkStudy, RobustMethod, SampledMethod
 from pipeline.network_data import Task, load_task
 from pipeline.network_methods import Shared, make_network_learner, n_steps_of, share
 from pipeline.progress import Display, progress, say
 from pipeline.run_dir import RunDirectory, append_line
 from pipeline.stages import harvest_activations
-from pipeline.study_file import study_yaml
 from pipeline.trainer import Checkpoints, NoBatches, StepRecord, fit
 from twolayer.admm import ADMM
 from twolayer.data import Rows
@@ -190,7 +188,7 @@ def report_networks(study: NetworkStudy, run: RunDirectory) -> None:
     descriptions = {
         spec.task: load_network(run.network_folder(spec.network_id)).metadata["description"] for spec in specs
     }
-    facts = StudyFacts(study.name, study_yaml(study), run.environment(), run.stage_records())
+    facts = study_facts(study, run)
     provenance = NetworkProvenance(facts, descriptions, manifest)
     trace = pd.read_json(run.metrics_path, lines=True)
     files = write_network_report(run.path, table, trace, provenance)

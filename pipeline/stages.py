@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from eval.metrics import evaluate
-from eval.report import Provenance, ReportFiles, StudyFacts, write_report
+from eval.report import Provenance, ReportFiles, write_report
 from hookpoints.batches import ShardBatches
 from hookpoints.corpus import CorpusConfig
 from hookpoints.files import read_json, write_json
@@ -18,10 +18,9 @@ from hookpoints.model_folder import is_model_complete
 from hookpoints.models import ModelConfig, load_model, model_id, resolve_device
 from hookpoints.shards import ActivationDataset
 from pipeline.config import RunConfig, SAESpec
-from pipeline.evaluation import read_evaluation, require_trained, without_nan, write_evaluation
+from pipeline.evaluation import read_evaluation, require_trained, study_facts, without_nan, write_evaluation
 from pipeline.progress import Display, progress, say
 from pipeline.run_dir import RunDirectory, append_line, exclusive
-from pipeline.study_file import study_yaml
 from pipeline.trainer import Checkpoints, fit
 from saes.bank import Bank
 from saes.io import read_sae, save_sae
@@ -237,7 +236,7 @@ def report_stage(config: RunConfig, run: RunDirectory) -> ReportFiles:
     table = read_evaluation(run)
     dataset = ActivationDataset(config.activations_path)
     stopped = run.stopped_saes(spec.sae_id for spec in config.specs(dataset.hook_names))
-    facts = StudyFacts(config.name, study_yaml(config), run.environment(), run.stage_records())
+    facts = study_facts(config, run)
     provenance = Provenance(facts, dataset.manifest, stopped)
     files = write_report(run.path, table, provenance)
     say(f"report: {files.html}")

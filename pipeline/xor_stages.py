@@ -4,13 +4,11 @@ import time
 from typing import Any
 
 from eval.grokking import write_xor_report
-from eval.report import StudyFacts
 from hookpoints.files import read_json, write_json
-from pipeline.evaluation import read_evaluation, require_trained, without_nan, write_evaluation
+from pipeline.evaluation import read_evaluation, require_trained, study_facts, without_nan, write_evaluation
 from pipeline.network_config import XORStudy
 from pipeline.progress import Display, progress, say
 from pipeline.run_dir import RunDirectory
-from pipeline.study_file import study_yaml
 from pipeline.trainer import Checkpoints, Metrics, NoBatches, fit
 from twolayer.xor import DESCENTS
 
@@ -103,6 +101,6 @@ def report_descents(study: XORStudy, run: RunDirectory) -> None:
         for one in read_json(run.descent_path(run_id))["measured"]:
             if one["projections"] is not None:
                 projections.setdefault(learning_rate, {}).setdefault(one["step"], []).extend(one["projections"])
-    facts = StudyFacts(study.name, study_yaml(study), run.environment(), run.stage_records())
+    facts = study_facts(study, run)
     files = write_xor_report(run.path, table, projections, study.data, facts)
     say(f"report: {files.html}")

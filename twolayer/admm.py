@@ -105,9 +105,10 @@ class ADMM:
             if _is_doubling(self._n_iterations):
                 self._certify()
         self.step_number += 1
+        point = self.point
         return {
-            "loss": self.program.objective(self.point),
-            "violation": self.program.violation(self.point),
+            "loss": self.program.objective(point),
+            "violation": self.program.violation(point),
             "objective": self.certificate.objective,
             "relative_gap": self.certificate.relative_gap,
             **residuals,

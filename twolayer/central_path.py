@@ -116,7 +116,7 @@ class CentralPath:
             self._best_error, self._best, self._n_idle = self.error, self._state(), 0
 
     def _state(self) -> list[Tensor]:
-        return [self._s, self._zeta, *self._cones.state(), *self._term.pairs]
+        return [self._s, self._zeta, self._cones.s, self._cones.z, *self._term.pairs]
 
     def _set_state(self, state: list[Tensor]) -> None:
         self._s, self._zeta, cone_s, cone_z, primal, dual = state

@@ -88,7 +88,7 @@ def _conjugate_gradients(x: Tensor, weights: Tensor, right: Tensor) -> Tensor:
 def _barrier_minimum(v: Tensor, dv: Tensor, s: Tensor, ds: Tensor) -> Tensor:
     """``[m]``: the length of each step ``dv [m, d]`` that minimises 1/2 |v|^2 - mean log s along it, by bisection."""
     low = v.new_zeros(len(v))
-    high = torch.where(ds < 0, -s / ds, torch.inf).amin(dim=0).clamp_max(_LONGEST)
+    high = _lengths(s, ds).amin(dim=0).clamp_max(_LONGEST)
     linear, quadratic = (v * dv).sum(dim=1), dv.square().sum(dim=1)
     for _ in range(_BISECTIONS):
         length = (low + high) / 2
@@ -137,13 +137,17 @@ def weighted_grams(x: Tensor, weights: Tensor) -> Tensor:
 
 def to_boundary(values: Tensor, change: Tensor) -> float:
     """The longest step up to which positive values, at least one, stay positive; infinite if they always do."""
-    return float(torch.where(change < 0, -values / change, torch.inf).amin())
+    return float(_lengths(values, change).amin())
 
 
 def largest_step(values: Tensor, change: Tensor) -> Tensor:
     """``[m]``: the largest step in (0, 1] that keeps the positive columns of ``values [n, m]`` positive."""
-    ratio = torch.where(change < 0, -values / change, torch.inf).amin(dim=0)
-    return (TO_BOUNDARY * ratio).clamp_max(1.0)
+    return (TO_BOUNDARY * _lengths(values, change).amin(dim=0)).clamp_max(1.0)
+
+
+def _lengths(values: Tensor, change: Tensor) -> Tensor:
+    """The step at which each positive value reaches zero; infinite where it does not fall."""
+    return torch.where(change < 0, -values / change, torch.inf)
 
 
 def pull_inside(x: Tensor, signs: Tensor, u: Tensor, inside: Tensor) -> Tensor:

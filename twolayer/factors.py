@@ -23,6 +23,14 @@ def cholesky(matrix: Tensor, *, out: Tensor | None = None) -> Tensor:
     return torch.linalg.cholesky(matrix)
 
 
+def add_diagonal_blocks(matrix: Tensor, blocks: Tensor) -> None:
+    """Add ``blocks [m, d, d]``, or one of them ``[d, d]`` to all, to those on the diagonal of ``matrix [m d, m d]``."""
+    d = blocks.shape[-1]
+    m = len(matrix) // d
+    groups = torch.arange(m, device=matrix.device)
+    matrix.view(m, d, m, d)[groups, :, groups, :] += blocks
+
+
 def solve_factored(factor: Tensor, right: Tensor) -> Tensor:
     """x with L L' x = right, for a lower factor ``[d, d]`` and ``right [d]``.
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from twolayer.factors import solve_factored
+from twolayer.factors import add_diagonal_blocks, solve_factored
 from twolayer.program import ConvexProgram
 
 _MOST_ENTRIES = 1 << 24
@@ -55,7 +55,7 @@ class ExactStep:
             coupling.mul_(active @ active.T).mul_(2).diagonal().add_(1)
         else:
             coupling = _block_gram(x, active).mul_(2)
-            coupling += torch.block_diag(*(gram for _ in active.T))
+            add_diagonal_blocks(coupling, gram)
             coupling.diagonal().add_(1)
         self._outer = torch.linalg.cholesky(coupling, out=coupling)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from twolayer.factors import cholesky, solve_factored
+from twolayer.factors import add_diagonal_blocks, cholesky, solve_factored
 
 _REFINEMENTS = 1
 _GRAM_BLOCKS = 6
@@ -106,8 +106,7 @@ class NewtonSystem:
         else:
             torch.mul(maps.dense().T, curvature.sqrt(), out=self._reduced)
             _lower_gram(self._reduced, out=self._matrix)
-            groups = torch.arange(len(blocks), device=blocks.device)
-            self._matrix.view(len(blocks), d, len(blocks), d)[groups, :, groups, :] += blocks
+            add_diagonal_blocks(self._matrix, blocks)
         cholesky(self._matrix, out=self._factor)
 
     def solve(self, right: Tensor) -> Tensor:

@@ -25,12 +25,8 @@ class NormCones:
         self.z = torch.cat([torch.full_like(t, beta)[:, None], -beta * v / t[:, None]], dim=1)
         self._scale()
 
-    def state(self) -> tuple[Tensor, Tensor]:
-        """(t, v) and the multiplier, ``[m, 1 + d]`` each."""
-        return self.s, self.z
-
     def set_state(self, s: Tensor, z: Tensor) -> None:
-        """The inverse of `state`."""
+        """Move to (t, v) and a multiplier, ``[m, 1 + d]`` each, as read from ``s`` and ``z``."""
         self.s, self.z = s, z
         self._scale()
 

@@ -106,8 +106,9 @@ class Polish:
         """The path's point, which finishes the polish if it is good enough, and its dual slopes ``[2, n_patterns]``."""
         program, r = self._program, self._path.dual_point()
         slopes = program.dual_slopes(r, self._path.multipliers(), may_project=may_project)
-        allowance = _THINNING * self._tolerance * max(1.0, program.objective(self.point))
-        u = program.without_small_groups(self.point, allowance)
+        point = self.point
+        allowance = _THINNING * self._tolerance * max(1.0, program.objective(point))
+        u = program.without_small_groups(point, allowance)
         certificate = program.certificate(u, r, slopes)
         self.is_finished = certificate.relative_gap <= self._tolerance
         return Certified(u, certificate), slopes
