@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from pipeline.memory import peak_memory_bytes
-from twolayer.admm import ADMM
-from twolayer.patterns import Patterns, sample_patterns
-from twolayer.program import Certificate, ConvexProgram
+from twolayer.convex.admm import ADMM
+from twolayer.convex.patterns import Patterns, sample_patterns
+from twolayer.convex.program import Certificate, ConvexProgram
 
 BETA = 0.1
 GAP = 1e-4

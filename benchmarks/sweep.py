@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.peers import saelens_trainer
 from hookpoints.batches import ShardBatches
 from hookpoints.shards import ActivationDataset
-from pipeline.trainer import BatchSource, Learner, fit
+from core.trainer import BatchSource, Learner, fit
 from saes.bank import Bank
 from saes.learner import LearnerConfig, SAELearner
 from saes.sae import SAEConfig

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.peers import as_our_sae, saelens_gated_trainer
-from eval.metrics import evaluate
+from eval.saes.metrics import evaluate
 from hookpoints.batches import ShardBatches
 from hookpoints.shards import ActivationDataset
 from saes.learner import LearnerConfig, SAELearner

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import saelens_trainer
-from hookpoints.hardware import multiplies_bfloat16
+from core.devices import multiplies_bfloat16
 from saes.learner import LearnerConfig, SAELearner
 from saes.objective import dense_gradients, dense_objective
 from saes.sae import SAEConfig

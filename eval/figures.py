@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from eval.families import Family
-from eval.pareto import Array
+from eval.saes.families import Family
+from eval.saes.pareto import Array
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -1,1 +1,1 @@
-"""The language-model side: site names, model loading, capture, activation shards."""
+"""The language-model side: models, sites, capture, corpora, contexts, activation shards."""

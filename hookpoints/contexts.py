@@ -8,19 +8,18 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hookpoints.files import TEMPORARY_SUFFIX, read_json, write_json
+from core.files import TEMPORARY_SUFFIX, read_json, write_json
+from hookpoints.config import SPLITS, Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Split = Literal["train", "held_out"]
-SPLITS: tuple[Split, Split] = ("train", "held_out")
 TOKEN_DTYPE = np.dtype([("token_id", "<i4"), ("position", "<i4"), ("document", "<i4")])
 _DOCUMENTS_PER_TOKENIZER_CALL = 128
 

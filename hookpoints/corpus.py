@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from hookpoints.models import source_tag
-from hookpoints.schema import Schema
+from core.schema import Schema, source_tag
+from hookpoints.hub import hub_errors, reading_hub
 
 _SUFFIXES = (".txt", ".jsonl", ".parquet")
+_WITHOUT_HUB = "give local files as corpus.files, or use embedded: python-docs, which needs no network"
 _READ_CHARACTERS = 1 << 20
 _NOT_DOCUMENTATION = {
     "site-packages",
@@ -77,7 +78,7 @@ CorpusConfig = Annotated[
 ]
 
 
-def corpus_id(config: EmbeddedCorpus | HubCorpus | FilesCorpus) -> str:
+def corpus_id(config: CorpusConfig) -> str:
     """The name a person would use for the corpus."""
     match config:
         case EmbeddedCorpus():
@@ -88,7 +89,7 @@ def corpus_id(config: EmbeddedCorpus | HubCorpus | FilesCorpus) -> str:
             return ", ".join(config.files)
 
 
-def documents(config: EmbeddedCorpus | HubCorpus | FilesCorpus) -> Iterator[str]:
+def documents(config: CorpusConfig) -> Iterator[str]:
     """The corpus, one non-empty document at a time, always in the same order.
 
     Raises ValueError (missing column, unreadable line, unknown file type) or ConnectionError (Hub) with the way out.
@@ -133,34 +134,19 @@ def _module_docstrings(path: Path, module: str) -> str:
 def _hub_documents(config: HubCorpus) -> Iterator[str]:
     import datasets
 
-    name = corpus_id(config)
+    name = f"corpus {corpus_id(config)}"
     try:
-        rows = datasets.load_dataset(
-            config.hub,
-            config.config,
-            split=config.split,
-            revision=config.revision,
-            streaming=config.streaming,
-        )
-    except ConnectionError as error:
-        raise ConnectionError(f"corpus {name}: {_hub_problem()}") from error
-    except (OSError, ValueError) as error:
-        if type(error).__name__ in (
-            "DatasetNotFoundError",
-            "OfflineModeIsEnabled",
-            "LocalEntryNotFoundError",
-        ):
-            raise ConnectionError(f"corpus {name} was not found: {error}. {_hub_problem()}") from error
-        raise ValueError(f"corpus {name} cannot be read: {str(error).splitlines()[0]}") from error
-    for number, row in enumerate(rows):
-        yield _column(row, config.text_column, f"corpus {name}, row {number}")
-
-
-def _hub_problem() -> str:
-    return (
-        "Check the name and the network (HF_ENDPOINT, HF_HUB_OFFLINE), give local files as corpus.files, "
-        "or use embedded: python-docs, which needs no network"
-    )
+        with reading_hub(name, instead=_WITHOUT_HUB):
+            rows = datasets.load_dataset(
+                config.hub, config.config, split=config.split, revision=config.revision, streaming=config.streaming
+            )
+    except ConnectionError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {str(error).splitlines()[0]} Or {_WITHOUT_HUB}") from error
+    with hub_errors(name, instead=_WITHOUT_HUB):
+        for number, row in enumerate(rows):
+            yield _column(row, config.text_column, f"{name}, row {number}")
 
 
 def _file_documents(config: FilesCorpus) -> Iterator[str]:

@@ -8,92 +8,25 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from core.files import remove_partial_files, write_json
 from hookpoints.capture import ActivationCapture
-from hookpoints.contexts import (
-    SPLITS,
-    TOKEN_DTYPE,
-    ContextCounts,
-    Split,
-    build_contexts,
-    read_contexts,
-    separating_mask,
-)
-from hookpoints.corpus import EmbeddedCorpus, FilesCorpus, HubCorpus, corpus_id, documents
-from hookpoints.files import read_json, remove_partial_files, write_json
-from hookpoints.manifest import manifest, measure_and_encode
-from hookpoints.models import LanguageModel, content_hash, tokenizer_hash
-from hookpoints.schema import Schema
-from hookpoints.shards import (
-    MANIFEST,
-    TOKENS,
-    StorageDtype,
-    bytes_per_row,
-    shard_name,
-    shard_path,
-    write_shard,
-)
-from hookpoints.sites import Hookpoint, HookpointConfig, resolve_hookpoint
+from hookpoints.config import SPLITS, HarvestConfig, Split
+from hookpoints.contexts import TOKEN_DTYPE, ContextCounts, build_contexts, read_contexts, separating_mask
+from hookpoints.corpus import CorpusConfig, documents
+from hookpoints.identity import check_identity, identity_of
+from hookpoints.manifest import MANIFEST, Dropped, HookRecord, ShardRecord, add_up, parse_record, read_manifest
+from hookpoints.models import LanguageModel
+from hookpoints.rows import bytes_per_row, measure_and_encode
+from hookpoints.shards import TOKENS, shard_name, shard_path, write_shard
+from hookpoints.sites import Hookpoint, resolve_hookpoint
 
-IDENTITY = "harvest.json"
 _TOKEN_ROW_BYTES = 16
 _DISK_MARGIN = 1.02
-
-
-class HarvestConfig(Schema):
-    """What to read and how to store it."""
-
-    hookpoints: list[HookpointConfig] = Field(min_length=1)
-    """Where to capture; all of them in one forward pass."""
-    n_tokens: int = Field(gt=0)
-    """Tokens that the model reads, both splits together; the harvest ends earlier if the corpus does."""
-    held_out_fraction: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the documents kept for evaluation."""
-    context_length: int = Field(default=256, ge=2)
-    """Tokens per context."""
-    batch_tokens: int = Field(default=4096, gt=0)
-    """Tokens per forward pass."""
-    shard_tokens: int = Field(default=65536, gt=0)
-    """Tokens per shard."""
-    dtype: StorageDtype = "bfloat16"
-    """How rows are stored."""
-    prepend_bos: bool = False
-    """Start every piece of a document with the tokenizer's BOS token (its row is dropped as a special token)."""
-    drop_first_position: bool = True
-    """Drop the first position of every piece: an attention sink (method section 2)."""
-    drop_special_tokens: bool = True
-    """Drop the rows of BOS, EOS and their like."""
-    norm_outlier_factor: float | None = Field(default=10.0, gt=1)
-    """Rows over this many times the median norm are left out of training and R2; null keeps every row."""
-    seed: int = Field(default=0, ge=0)
-    """Of the document split and of the row order inside shards."""
-
-    @property
-    def batch_contexts(self) -> int:
-        """Contexts per forward pass."""
-        return max(1, self.batch_tokens // self.context_length)
-
-    @property
-    def shard_contexts(self) -> int:
-        """Contexts per shard: whole forward passes, so that a shard does not depend on the one before."""
-        return max(1, self.shard_tokens // (self.context_length * self.batch_contexts)) * self.batch_contexts
-
-    @property
-    def n_contexts(self) -> dict[Split, int]:
-        """Contexts wanted of each split."""
-        total = max(2, self.n_tokens // self.context_length)
-        held_out = min(max(1, round(total * self.held_out_fraction)), total - 1)
-        return {"train": total - held_out, "held_out": held_out}
-
-    def disk_bytes(self, d_in: int) -> int:
-        """Upper bound of what the harvest writes for a model of width ``d_in``."""
-        per_row = len(self.hookpoints) * bytes_per_row(d_in, self.dtype) + _TOKEN_ROW_BYTES + TOKEN_DTYPE.itemsize
-        return self.n_tokens * per_row
 
 
 class Progress(NamedTuple):
@@ -118,12 +51,12 @@ class _Raw(NamedTuple):
 
     tokens: dict[str, Tensor]
     activations: dict[str, Tensor]
-    n_dropped: dict[str, int]
+    n_dropped: Dropped
 
 
 def harvest(
     language_model: LanguageModel,
-    corpus: EmbeddedCorpus | HubCorpus | FilesCorpus,
+    corpus: CorpusConfig,
     config: HarvestConfig,
     folder: Path,
 ) -> Iterator[Progress]:
@@ -139,7 +72,8 @@ def harvest(
         pass  # a site the model lacks is said before anything is written
     _check_disk(config, language_model.d_model, folder)
     remove_partial_files(folder)
-    _check_identity(language_model, corpus, config, folder)
+    identity = identity_of(language_model, corpus, config)
+    check_identity(folder, identity)
     counts = build_contexts(
         folder / "contexts",
         documents(corpus),
@@ -153,17 +87,22 @@ def harvest(
     )
     shards = _plan(config, counts)
     yield from _make_missing(language_model, config, folder, hookpoints, shards)
-    records = [read_json(_record_path(folder, shard.number)) for shard in shards]
-    names = [hookpoint.name for hookpoint in hookpoints]
-    write_json(folder / MANIFEST, manifest(read_json(folder / IDENTITY), names, counts, config.context_length, records))
+    records = [_read_record(folder, shard.number) for shard in shards]
+    manifest = add_up(identity, [hookpoint.name for hookpoint in hookpoints], counts, records)
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
 def is_complete(folder: Path) -> bool:
     """Whether the folder holds a manifest and every shard it names, at its size (checksums are verified when read)."""
     if not (folder / MANIFEST).is_file():
         return False
-    n_shards = len(read_json(folder / MANIFEST)["shards"])
-    return all(_shard_is_complete(folder, index) for index in range(n_shards))
+    return all(_shard_is_complete(folder, index) for index in range(len(read_manifest(folder).shards)))
+
+
+def disk_bytes(config: HarvestConfig, d_in: int) -> int:
+    """Upper bound of what the harvest writes for a model of width ``d_in``."""
+    per_row = len(config.hookpoints) * bytes_per_row(d_in, config.dtype) + _TOKEN_ROW_BYTES + TOKEN_DTYPE.itemsize
+    return config.n_tokens * per_row
 
 
 def _plan(config: HarvestConfig, counts: ContextCounts) -> list[_Shard]:
@@ -242,7 +181,7 @@ def _capture_shard(
                 "document": contexts.documents[keep],
             },
             {name: value[keep.to(value.device)].cpu() for name, value in captured.items()},
-            {"first_position": int(is_first.sum()), "special_tokens": int((is_special & ~is_first).sum())},
+            Dropped(first_position=int(is_first.sum()), special_tokens=int((is_special & ~is_first).sum())),
         )
 
 
@@ -255,10 +194,10 @@ def _finish_shard(config: HarvestConfig, folder: Path, names: list[str], shard: 
     checksums = {
         TOKENS: write_shard(shard_path(folder, TOKENS, shard.number), {k: v[order] for k, v in tokens.items()})
     }
-    hooks: dict[str, Any] = {}
+    hooks: dict[str, HookRecord] = {}
     for name in names:
         rows = torch.cat([batch.activations.pop(name) for batch in batches])[order]
-        bound = None if shard.number == 0 else read_json(_record_path(folder, 0))["hooks"][name]["norm_bound"]
+        bound = None if shard.number == 0 else _read_record(folder, 0).hooks[name].norm_bound
         hooks[name], stored = measure_and_encode(
             rows,
             config.dtype,
@@ -267,46 +206,21 @@ def _finish_shard(config: HarvestConfig, folder: Path, names: list[str], shard: 
             where=f"{name}, {shard_name(shard.number)}",
         )
         checksums[name] = write_shard(shard_path(folder, name, shard.number), stored)
-    n_dropped = {key: sum(batch.n_dropped[key] for batch in batches) for key in batches[0].n_dropped}
+    dropped = Dropped(
+        first_position=sum(batch.n_dropped.first_position for batch in batches),
+        special_tokens=sum(batch.n_dropped.special_tokens for batch in batches),
+    )
     sizes = {part: shard_path(folder, part, shard.number).stat().st_size for part in checksums}
-    record = {
-        "split": shard.split, "n_rows": n_rows, "n_dropped": n_dropped, "sha256": checksums, "bytes": sizes, "hooks": hooks,
-    }  # fmt: skip
-    write_json(_record_path(folder, shard.number), record)
-
-
-def _check_identity(
-    language_model: LanguageModel,
-    corpus: EmbeddedCorpus | HubCorpus | FilesCorpus,
-    config: HarvestConfig,
-    folder: Path,
-) -> None:
-    """Shards of another model, corpus or setting are never mixed in."""
-    identity = {
-        "model": language_model.model_id,
-        "revision": language_model.revision,
-        "model_hash": content_hash(language_model),
-        "model_dtype": str(language_model.model.dtype).removeprefix("torch."),
-        "tokenizer_hash": tokenizer_hash(language_model.tokenizer),
-        "corpus": corpus_id(corpus),
-        "corpus_config": corpus.model_dump(mode="json"),
-        "harvest": config.model_dump(mode="json"),
-    }
-    path = folder / IDENTITY
-    if not path.exists():
-        write_json(path, identity)
-        return
-    existing = read_json(path)
-    differing = [key for key in identity if existing.get(key) != identity[key]]
-    if differing:
-        lines = "; ".join(f"{key}: there {existing.get(key)!r}, now {identity[key]!r}" for key in differing)
-        raise ValueError(f"{folder} holds activations of another harvest ({lines}); use another folder, or delete it")
+    record = ShardRecord(
+        split=shard.split, n_rows=n_rows, n_dropped=dropped, sha256=checksums, bytes=sizes, hooks=hooks
+    )
+    write_json(_record_path(folder, shard.number), record.model_dump(mode="json"))
 
 
 def _check_disk(config: HarvestConfig, d_in: int, folder: Path) -> None:
     existing_parent = next(parent for parent in [folder, *folder.resolve().parents] if parent.exists())
     present = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
-    needed = int(config.disk_bytes(d_in) * _DISK_MARGIN) - present
+    needed = int(disk_bytes(config, d_in) * _DISK_MARGIN) - present
     free = shutil.disk_usage(existing_parent).free
     if needed > free:
         raise OSError(
@@ -319,10 +233,13 @@ def _record_path(folder: Path, index: int) -> Path:
     return folder / "records" / f"{shard_name(index)}.json"
 
 
+def _read_record(folder: Path, index: int) -> ShardRecord:
+    return parse_record(ShardRecord, _record_path(folder, index))
+
+
 def _shard_is_complete(folder: Path, index: int) -> bool:
-    path = _record_path(folder, index)
-    if not path.is_file():
+    if not _record_path(folder, index).is_file():
         return False
-    sizes: dict[str, int] = read_json(path)["bytes"]
+    sizes = _read_record(folder, index).bytes
     files = {part: shard_path(folder, part, index) for part in sizes}
     return all(file.is_file() and file.stat().st_size == sizes[part] for part, file in files.items())

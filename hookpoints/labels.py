@@ -14,60 +14,23 @@ A line is followed inside its context only; the token that breaks it belongs to 
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from hookpoints.contexts import Split, read_contexts
-from hookpoints.schema import Schema
+from hookpoints.config import LabelConfig, Split, TokenLabel
+from hookpoints.contexts import read_contexts
 from hookpoints.shards import ActivationDataset
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TokenLabel = Literal["starts_with_capital", "starts_word", "has_digit", "is_punctuation", "in_code_line"]
-TOKEN_LABELS: tuple[TokenLabel, ...] = get_args(TokenLabel)
 CSV_COLUMNS = ("split", "sequence", "document", "position", "label")
 _CODE_LINE = re.compile(
     r"\s*(>>>|\.\.\.|@\w|def |class |import |from \w+ import|return\b|[\w.\[\]]+\(.*\)\s*$|[\w.\[\]]+\s*=(?!=)\s*\S)"
 )
-
-
-class LabelConfig(Schema):
-    """One yes-or-no question about a token."""
-
-    token: TokenLabel | None = None
-    """Computed from the tokens."""
-    xor: list[TokenLabel] | None = Field(default=None, min_length=2, max_length=2)
-    """True where exactly one of two computed labels is; rows are drawn evenly from all four combinations."""
-    csv: str | None = None
-    """A file with the columns split, sequence, document, position, label (0 or 1), as the token shards count them."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "LabelConfig":
-        if sum(source is not None for source in (self.token, self.xor, self.csv)) != 1:
-            raise ValueError("a label is given by exactly one of token, xor, csv")
-        return self
-
-    @property
-    def name(self) -> str:
-        """For folders and tables."""
-        if self.xor is not None:
-            return "_xor_".join(self.xor)
-        return self.token if self.token is not None else Path(str(self.csv)).stem
-
-    @property
-    def positive_strata(self) -> tuple[int, ...]:
-        """Strata of `row_strata` that answer yes."""
-        return (1,) if self.xor is None else (1, 2)
-
-    @property
-    def n_strata(self) -> int:
-        """2, or 4 combinations."""
-        return 2 if self.xor is None else 4
 
 
 def row_strata(
@@ -87,7 +50,7 @@ def row_strata(
         return _look_up(keys, known, values, missing=-1)
     chosen: list[TokenLabel] = label.xor or [label.token or "starts_word"]
     first, last = int(tokens["sequence"].min()), int(tokens["sequence"].max()) + 1
-    context_length = dataset.manifest["harvest"]["context_length"]
+    context_length = dataset.manifest.harvest.context_length
     contexts = read_contexts(dataset.folder / "contexts", split, first, last, context_length)
     texts = token_texts(contexts.input_ids, tokenizer)
     marks = [context_labels(name, texts) for name in chosen]

@@ -1,108 +1,214 @@
-"""What a harvest says about itself: statistics of every shard's rows, and the manifest that they add up to."""
+"""What a harvest says about itself: its identity, a record of every shard, and the manifest that they add up to."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from pydantic import ValidationError
 
-from hookpoints.contexts import SPLITS, ContextCounts
-from hookpoints.shards import StorageDtype, decode_rows, encode_rows
+from core.files import read_json
+from core.schema import Schema
+from hookpoints.config import SPLITS, HarvestConfig, Split
+from hookpoints.contexts import ContextCounts
+from hookpoints.corpus import CorpusConfig
 
-_CHUNK_ROWS = 1024
+MANIFEST = "manifest.json"
+Record = TypeVar("Record", bound=Schema)
 
 
-def measure_and_encode(
-    rows: Tensor,
-    dtype: StorageDtype,
-    *,
-    norm_outlier_factor: float | None,
-    norm_bound: float | None,
-    where: str,
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Statistics of one hook's rows ``[n_rows, d_in]`` in one shard, and the tensors that store them.
+class HarvestIdentity(Schema):
+    """What the rows of a folder are a function of; folders and studies with another one do not mix."""
 
-    ``norm_bound`` None takes ``norm_outlier_factor`` times these rows' median norm. Each row's and each chunk's sums are
-    float32, those over chunks float64. Raises ValueError, naming ``where``, when a row is not finite.
-    """
-    norms = torch.cat([chunk.float().norm(dim=1) for chunk in rows.split(_CHUNK_ROWS)])
-    if not bool(norms.isfinite().all()):
-        bad = int((~norms.isfinite()).sum())
+    model: str
+    """Name of the model."""
+    revision: str
+    """Its commit, `local` for a folder."""
+    model_hash: str
+    """SHA-256 over its parameters and buffers, in `model_dtype`."""
+    model_dtype: str
+    """In which it was computed."""
+    tokenizer_hash: str
+    """SHA-256 over its tokenizer's definition."""
+    corpus: str
+    """Name of the corpus."""
+    corpus_config: CorpusConfig
+    """As the study gave it."""
+    harvest: HarvestConfig
+    """As the study gave it."""
+
+
+class Dropped(Schema):
+    """Rows that are not stored."""
+
+    first_position: int
+    """First positions of pieces."""
+    special_tokens: int
+    """Special tokens at other positions."""
+
+
+class HookRecord(Schema):
+    """Sums over one hook's rows in one shard; those without `all_rows` are over the rows that the norm filter keeps."""
+
+    norm_bound: float | None
+    """Norm over which a row is an outlier; None without the filter."""
+    n_outliers: int
+    """Rows over it."""
+    sum: list[float]
+    """Of the rows, `[d_in]`."""
+    sum_norm: float
+    """Of their norms."""
+    sum_squared_norm: float
+    """Of their squared norms."""
+    sum_squared_norm_all_rows: float
+    """The same with the outliers."""
+    sum_squared_storage_error: float
+    """Of ||stored - captured||^2, over all rows."""
+
+
+class ShardRecord(Schema):
+    """One shard; written last, so that its shard counts."""
+
+    split: Split
+    """Which split its rows belong to."""
+    n_rows: int
+    """Rows stored."""
+    n_dropped: Dropped
+    """Rows that are not."""
+    sha256: dict[str, str]
+    """By part: a hook name, or `tokens`."""
+    bytes: dict[str, int]
+    """Size of each part's file."""
+    hooks: dict[str, HookRecord]
+    """By hook name."""
+
+
+class ShardHook(Schema):
+    """What a manifest says of one hook in one shard."""
+
+    n_outliers: int
+    """Rows over the norm bound."""
+
+
+class ShardEntry(Schema):
+    """What a manifest says of one shard."""
+
+    split: Split
+    """Which split its rows belong to."""
+    n_rows: int
+    """Rows stored."""
+    sha256: dict[str, str]
+    """By part: a hook name, or `tokens`."""
+    hooks: dict[str, ShardHook]
+    """By hook name."""
+
+
+class HookEntry(Schema):
+    """What a manifest says of one hook; moments are over the training rows that the norm filter keeps."""
+
+    d_in: int
+    """Width of its rows."""
+    norm_bound: float | None
+    """Norm over which a row is an outlier; None without the filter."""
+    n_outliers: int
+    """Rows over it, both splits."""
+    mean_norm: float
+    """Mean of ||x||."""
+    mean_squared_norm: float
+    """Mean of ||x||^2."""
+    storage_relative_error: float
+    """Root of sum ||stored - captured||^2 / sum ||captured||^2."""
+    mean: list[float]
+    """`[d_in]`."""
+
+
+class Manifest(HarvestIdentity):
+    """Everything that a reader of a harvest needs; a function of its shards, so it carries no time and no machine."""
+
+    corpus_hash: str
+    """SHA-256 over the documents read."""
+    n_documents: int
+    """Documents read."""
+    n_contexts: dict[Split, int]
+    """By split."""
+    n_tokens: int
+    """Tokens that the model read."""
+    n_rows: dict[Split, int]
+    """Rows stored, by split."""
+    n_dropped: Dropped
+    """Rows that are not stored."""
+    hooks: dict[str, HookEntry]
+    """By hook name, in the study's order."""
+    shards: list[ShardEntry]
+    """By index."""
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Of a complete harvest. Raises ValueError when the folder holds none, and for a file of another form."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no complete harvest (no {MANIFEST}); run dipole harvest first")
+    return parse_record(Manifest, path)
+
+
+def parse_record(kind: type[Record], path: Path) -> Record:
+    """A JSON file as a typed record. Raises ValueError naming the file, the place in it and the way out."""
+    value: Any = read_json(path)
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"])) or "the whole file"
         raise ValueError(
-            f"{bad} of {len(rows)} rows of {where} hold NaN or infinity; the model overflows in its dtype: "
-            "set model.dtype to bfloat16 or float32. Nothing of this shard was kept"
-        )
-    if norm_bound is None and norm_outlier_factor is not None:
-        norm_bound = norm_outlier_factor * float(norms.median())
-    is_outlier = torch.zeros(len(rows), dtype=torch.bool) if norm_bound is None else norms > norm_bound
-    kept = rows[~is_outlier] if bool(is_outlier.any()) else rows
-    kept_sum = torch.stack([chunk.float().sum(dim=0) for chunk in kept.split(_CHUNK_ROWS)]).double().sum(dim=0)
-    kept_norms = norms[~is_outlier].double()
-    stored = encode_rows(rows, dtype)
-    statistics = {
-        "norm_bound": norm_bound,
-        "n_outliers": int(is_outlier.sum()),
-        "sum": kept_sum.tolist(),
-        "sum_norm": float(kept_norms.sum()),
-        "sum_squared_norm": float(kept_norms.pow(2).sum()),
-        "sum_squared_norm_all_rows": float(norms.double().pow(2).sum()),
-        "sum_squared_storage_error": _squared_storage_error(stored, rows),
-    }
-    return statistics, stored | {"outliers": is_outlier.nonzero()[:, 0]}
+            f"{path} is not what this version of dipole writes ({place}: {problem['msg']}); delete it and run dipole harvest "
+            "again: it makes what is missing"
+        ) from error
 
 
-def _squared_storage_error(stored: dict[str, Tensor], rows: Tensor) -> float:
-    if stored["activations"].dtype == rows.dtype:
-        return 0.0
-    total = 0.0
-    for start in range(0, len(rows), _CHUNK_ROWS):
-        chunk = slice(start, start + _CHUNK_ROWS)
-        error = decode_rows({key: value[chunk] for key, value in stored.items()}).sub_(rows[chunk])
-        total += float(error.norm(dim=1).double().pow(2).sum())
-    return total
-
-
-def manifest(
-    identity: dict[str, Any],
-    hook_names: list[str],
-    counts: ContextCounts,
-    context_length: int,
-    records: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """Everything a reader needs; a function of the shards alone, so it carries no time and no machine."""
-    train = [record for record in records if record["split"] == "train"]
-    hooks = {name: _hook_entry(name, train, records) for name in hook_names}
+def add_up(
+    identity: HarvestIdentity, hook_names: list[str], counts: ContextCounts, records: list[ShardRecord]
+) -> Manifest:
+    """The manifest of a harvest from the records of all its shards."""
     shards = [
-        {"split": r["split"], "n_rows": r["n_rows"], "sha256": r["sha256"],
-         "hooks": {name: {"n_outliers": r["hooks"][name]["n_outliers"]} for name in hooks}}
-        for r in records
-    ]  # fmt: skip
-    return {
-        **identity,
-        "corpus_hash": counts.corpus_hash,
-        "n_documents": counts.n_documents,
-        "n_contexts": {"train": counts.train, "held_out": counts.held_out},
-        "n_tokens": (counts.train + counts.held_out) * context_length,
-        "n_rows": {split: sum(r["n_rows"] for r in records if r["split"] == split) for split in SPLITS},
-        "n_dropped": {key: sum(r["n_dropped"][key] for r in records) for key in records[0]["n_dropped"]},
-        "hooks": hooks,
-        "shards": shards,
-    }
+        ShardEntry(
+            split=record.split,
+            n_rows=record.n_rows,
+            sha256=record.sha256,
+            hooks={name: ShardHook(n_outliers=record.hooks[name].n_outliers) for name in hook_names},
+        )
+        for record in records
+    ]
+    dropped = [record.n_dropped for record in records]
+    return Manifest(
+        **dict(identity),
+        corpus_hash=counts.corpus_hash,
+        n_documents=counts.n_documents,
+        n_contexts={"train": counts.train, "held_out": counts.held_out},
+        n_tokens=(counts.train + counts.held_out) * identity.harvest.context_length,
+        n_rows={split: sum(record.n_rows for record in records if record.split == split) for split in SPLITS},
+        n_dropped=Dropped(
+            first_position=sum(one.first_position for one in dropped),
+            special_tokens=sum(one.special_tokens for one in dropped),
+        ),
+        hooks={name: _hook_entry(name, records) for name in hook_names},
+        shards=shards,
+    )
 
 
-def _hook_entry(name: str, train: list[dict[str, Any]], records: list[dict[str, Any]]) -> dict[str, Any]:
-    entries = [record["hooks"][name] for record in train]
-    n_kept = sum(record["n_rows"] - record["hooks"][name]["n_outliers"] for record in train)
+def _hook_entry(name: str, records: list[ShardRecord]) -> HookEntry:
+    train = [record for record in records if record.split == "train"]
+    entries = [record.hooks[name] for record in train]
+    n_kept = sum(record.n_rows - record.hooks[name].n_outliers for record in train)
     if n_kept == 0:
         raise ValueError(f"{name}: no training row is left after the filters; give more tokens or looser filters")
-    total = torch.tensor([entry["sum"] for entry in entries], dtype=torch.float64).sum(dim=0)
-    everything = [record["hooks"][name] for record in records]
-    squared = sum(entry["sum_squared_norm_all_rows"] for entry in everything)
-    return {
-        "d_in": len(total),
-        "norm_bound": entries[0]["norm_bound"],
-        "n_outliers": sum(entry["n_outliers"] for entry in everything),
-        "mean_norm": sum(entry["sum_norm"] for entry in entries) / n_kept,
-        "mean_squared_norm": sum(entry["sum_squared_norm"] for entry in entries) / n_kept,
-        "storage_relative_error": (sum(e["sum_squared_storage_error"] for e in everything) / squared) ** 0.5,
-        "mean": (total / n_kept).tolist(),
-    }
+    total = torch.tensor([entry.sum for entry in entries], dtype=torch.float64).sum(dim=0)
+    everything = [record.hooks[name] for record in records]
+    squared = sum(entry.sum_squared_norm_all_rows for entry in everything)
+    return HookEntry(
+        d_in=len(total),
+        norm_bound=entries[0].norm_bound,
+        n_outliers=sum(entry.n_outliers for entry in everything),
+        mean_norm=sum(entry.sum_norm for entry in entries) / n_kept,
+        mean_squared_norm=sum(entry.sum_squared_norm for entry in entries) / n_kept,
+        storage_relative_error=(sum(entry.sum_squared_storage_error for entry in everything) / squared) ** 0.5,
+        mean=(total / n_kept).tolist(),
+    )

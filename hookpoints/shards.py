@@ -10,20 +10,19 @@ Row i of every hook is the token in row i of the token shard.
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hookpoints.contexts import Split
-from hookpoints.files import read_json, sha256_file, write_atomically
+from core.files import sha256_file, write_atomically
+from hookpoints.config import Split
+from hookpoints.manifest import MANIFEST, HookEntry, Manifest, read_manifest
+from hookpoints.rows import decode_rows
 
-StorageDtype = Literal["bfloat16", "float16", "float32", "int8"]
-MANIFEST = "manifest.json"
 TOKENS = "tokens"
-_INT8_LEVELS = 127
 
 
 class Rows(NamedTuple):
@@ -45,7 +44,7 @@ class HookStatistics(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """The constant that makes the mean norm sqrt(d_in) (method section 2)."""
+        """The constant that makes the mean norm sqrt(d_in) (docs/method.md, "Rows")."""
         return self.mean.shape[0] ** 0.5 / self.mean_norm
 
 
@@ -57,27 +56,6 @@ def shard_name(index: int) -> str:
 def shard_path(folder: Path, part: str, index: int) -> Path:
     """File of one shard; ``part`` is a hook name or ``tokens``."""
     return folder / part / f"{shard_name(index)}.safetensors"
-
-
-def bytes_per_row(d_in: int, dtype: StorageDtype) -> int:
-    """Bytes that one row of one hook takes on disk."""
-    return d_in * getattr(torch, dtype).itemsize + (4 if dtype == "int8" else 0)
-
-
-def encode_rows(activations: Tensor, dtype: StorageDtype) -> dict[str, Tensor]:
-    """Tensors that store ``activations [n_rows, d_in]``; int8 has one scale per row (largest magnitude / 127)."""
-    if dtype != "int8":
-        return {"activations": activations.to(getattr(torch, dtype)).contiguous()}
-    rows = activations.float()
-    scale = rows.abs().amax(dim=1) / _INT8_LEVELS
-    quantised = (rows / scale.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round().to(torch.int8)
-    return {"activations": quantised, "scale": scale}
-
-
-def decode_rows(stored: dict[str, Tensor]) -> Tensor:
-    """The inverse of `encode_rows`, in float32."""
-    rows = stored["activations"].float()
-    return rows * stored["scale"][:, None] if "scale" in stored else rows
 
 
 def write_shard(path: Path, tensors: dict[str, Tensor]) -> str:
@@ -112,35 +90,33 @@ class ActivationDataset:
     """
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / MANIFEST).is_file():
-            raise ValueError(f"{folder} holds no complete harvest (no {MANIFEST}); run dipole harvest first")
         self.folder = folder
-        self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
+        self.manifest: Manifest = read_manifest(folder)
         self._verified: set[tuple[str, int]] = set()
 
     @cached_property
     def hook_names(self) -> list[str]:
         """Hooks harvested, in the study's order."""
-        return list(self.manifest["hooks"])
+        return list(self.manifest.hooks)
 
     def d_in(self, hook_name: str) -> int:
         """Width of a hook's rows."""
-        return int(self._hook(hook_name)["d_in"])
+        return self._hook(hook_name).d_in
 
     def statistics(self, hook_name: str) -> HookStatistics:
         """Mean and norms of the training rows."""
         hook = self._hook(hook_name)
-        mean = torch.tensor(hook["mean"], dtype=torch.float64)
-        return HookStatistics(mean, hook["mean_norm"], hook["mean_squared_norm"])
+        mean = torch.tensor(hook.mean, dtype=torch.float64)
+        return HookStatistics(mean, hook.mean_norm, hook.mean_squared_norm)
 
     def shards(self, split: Split) -> list[int]:
         """Indices of a split's shards."""
-        return [index for index, shard in enumerate(self.manifest["shards"]) if shard["split"] == split]
+        return [index for index, shard in enumerate(self.manifest.shards) if shard.split == split]
 
     def n_kept_rows(self, hook_name: str, index: int) -> int:
         """Rows of a shard that the norm-outlier filter keeps."""
-        shard = self.manifest["shards"][index]
-        return int(shard["n_rows"] - shard["hooks"][hook_name]["n_outliers"])
+        shard = self.manifest.shards[index]
+        return shard.n_rows - shard.hooks[hook_name].n_outliers
 
     def read(self, hook_name: str, index: int) -> Rows:
         """One shard of one hook."""
@@ -162,7 +138,7 @@ class ActivationDataset:
     def _read_verified(self, part: str, index: int) -> dict[str, Tensor]:
         path = shard_path(self.folder, part, index)
         if (part, index) not in self._verified:
-            expected = self.manifest["shards"][index]["sha256"][part]
+            expected = self.manifest.shards[index].sha256[part]
             if path.is_file() and sha256_file(path) != expected:
                 raise ValueError(
                     f"{path} does not match its checksum in {MANIFEST}: it is truncated, corrupted or of another model; "
@@ -171,7 +147,7 @@ class ActivationDataset:
             self._verified.add((part, index))
         return read_tensors(path)
 
-    def _hook(self, hook_name: str) -> dict[str, Any]:
-        if hook_name not in self.manifest["hooks"]:
+    def _hook(self, hook_name: str) -> HookEntry:
+        if hook_name not in self.manifest.hooks:
             raise ValueError(f"{self.folder} holds no {hook_name}; it holds {', '.join(self.hook_names)}")
-        return self.manifest["hooks"][hook_name]
+        return self.manifest.hooks[hook_name]

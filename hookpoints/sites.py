@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple, get_args
 
 from pydantic import Field
 
-from hookpoints.schema import Schema
+from core.schema import Schema
 
 Site = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
 SITES: tuple[Site, ...] = get_args(Site)

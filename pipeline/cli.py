@@ -75,7 +75,7 @@ def _run(path: Path, overrides: list[str] | None, names: list[str]) -> None:
         from pipeline.study_file import load_study
 
         study = load_study(path, overrides or [])
-        from pipeline.run_study import run_stages  # after validation: importing torch takes seconds
+        from pipeline.run import run_stages  # after validation: importing torch takes seconds
         from pipeline.summary import print_summary
 
         directory = run_stages(study, names)

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from hookpoints.models import ModelShape, model_shape
 from hookpoints.sites import Hookpoint, resolve_hookpoint
-from pipeline.config import RunConfig
-from pipeline.network_config import ActivationData, AnyStudy, CSVData, NetworkStudy, XORStudy
+from pipeline.studies.saes.study import RunConfig
+from pipeline.studies.networks.study import ActivationData, AnyStudy, CSVData, NetworkStudy, XORStudy
 
 
 class Costs(NamedTuple):

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from hookpoints.files import read_json, write_json, write_text
-from hookpoints.model_folder import is_model_complete
-from pipeline.network_config import AnyStudy
+from core.files import read_json, write_json, write_text
+from core.model_folder import is_model_complete
+from pipeline.studies.networks.study import AnyStudy
 from pipeline.study_file import study_yaml
 
 _PACKAGES = (

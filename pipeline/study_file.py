@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.network_config import STUDIES, AnyStudy
+from pipeline.studies.networks.study import STUDIES, AnyStudy
 
 Location = tuple[str | int, ...]
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pandas as pd
 
-from eval.grokking import claims, quantile_table
-from eval.networks import network_sentences
-from eval.verdicts import compare_all, sentences
-from pipeline.network_config import AnyStudy
+from eval.xor.report import claims, quantile_table
+from eval.networks.verdicts import network_sentences
+from eval.saes.verdicts import compare_all, sentences
+from pipeline.studies.networks.study import AnyStudy
 from pipeline.run_dir import RunDirectory
 
 _SAE_COLUMNS = {

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hookpoints.model_folder import mismatch, read_config, read_weights, write_model
+from core.model_folder import mismatch, read_config, read_weights, write_model
 from saes.sae import SAE, config_dict, sae_config
 
 

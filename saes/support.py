@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from hookpoints.hardware import multiplies_bfloat16
+from core.devices import multiplies_bfloat16
 from saes.sae import SAE
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pipeline.cli import app
-from pipeline.config import RunConfig
+from pipeline.studies.saes.study import RunConfig
 from pipeline.study_file import load_study
 
 ROOT = Path(__file__).parents[1]

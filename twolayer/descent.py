@@ -8,7 +8,7 @@ from torch import Tensor
 
 from twolayer.losses import LOSSES, LossName
 from twolayer.network import Network
-from twolayer.program import Certificate, certificate_of, check_data
+from twolayer.convex.program import Certificate, certificate_of, check_data
 
 
 class NetworkDescent:

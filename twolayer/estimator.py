@@ -16,11 +16,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
 
-from twolayer.admm import ADMM
+from twolayer.convex.admm import ADMM
 from twolayer.data import Preparation, fit_preparation
 from twolayer.network import Network
-from twolayer.patterns import enumerate_patterns, sample_patterns
-from twolayer.program import Certificate, ConvexProgram
+from twolayer.convex.patterns import enumerate_patterns, sample_patterns
+from twolayer.convex.program import Certificate, ConvexProgram
 
 Array = NDArray[np.float64]
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from hookpoints.model_folder import mismatch, read_config, read_weights, write_model
+from core.model_folder import mismatch, read_config, read_weights, write_model
 from twolayer.data import Preparation
 from twolayer.network import Network
 

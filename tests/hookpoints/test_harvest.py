@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 from hookpoints.capture import ActivationCapture
 from hookpoints.contexts import read_contexts, separating_mask
 from hookpoints.corpus import FilesCorpus
-from hookpoints.harvest import HarvestConfig, harvest, is_complete
-from hookpoints.shards import ActivationDataset, decode_rows, encode_rows, shard_path
+from hookpoints.config import HarvestConfig
+from hookpoints.harvest import harvest, is_complete
+from hookpoints.rows import decode_rows, encode_rows
+from hookpoints.shards import ActivationDataset, shard_path
 from hookpoints.sites import Hookpoint, HookpointConfig
 from tests.models import D_MODEL, tiny_language_model
 
@@ -73,17 +75,17 @@ def _flat_positions(contexts, tokens, first):
 def test_filters_and_counts(tmp_path, corpus_file):
     dataset = run(tmp_path / "kept", corpus_file)
     manifest = dataset.manifest
-    positions = torch.cat([dataset.read_tokens(index)["position"] for index in range(len(manifest["shards"]))])
+    positions = torch.cat([dataset.read_tokens(index)["position"] for index in range(len(manifest.shards))])
     assert int(positions.min()) == 1
-    total = manifest["n_tokens"]
-    assert sum(manifest["n_rows"].values()) + sum(manifest["n_dropped"].values()) == total
+    total = manifest.n_tokens
+    assert sum(manifest.n_rows.values()) + sum(dict(manifest.n_dropped).values()) == total
     everything = run(
         tmp_path / "all", corpus_file, drop_first_position=False, prepend_bos=True, drop_special_tokens=False
     )
-    assert sum(everything.manifest["n_rows"].values()) == everything.manifest["n_tokens"]
+    assert sum(everything.manifest.n_rows.values()) == everything.manifest.n_tokens
     with_bos = run(tmp_path / "bos", corpus_file, prepend_bos=True, drop_first_position=False)
-    ids = torch.cat([with_bos.read_tokens(index)["token_ids"] for index in range(len(with_bos.manifest["shards"]))])
-    assert with_bos.manifest["n_dropped"]["special_tokens"] > 0
+    ids = torch.cat([with_bos.read_tokens(index)["token_ids"] for index in range(len(with_bos.manifest.shards))])
+    assert with_bos.manifest.n_dropped.special_tokens > 0
     assert not torch.isin(ids, torch.tensor([0, 1, 2])).any()
 
 
@@ -101,7 +103,7 @@ def test_statistics_are_those_of_the_kept_training_rows(tmp_path, corpus_file):
     assert statistics.mean_norm == pytest.approx(float(x.norm(dim=1).mean()), rel=1e-6)
     assert statistics.mean_squared_norm == pytest.approx(float(x.pow(2).sum(dim=1).mean()), rel=1e-6)
     first = dataset.read(HOOK, 0).activations.norm(dim=1)
-    assert dataset.manifest["hooks"][HOOK]["norm_bound"] == pytest.approx(1.2 * float(first.median()))
+    assert dataset.manifest.hooks[HOOK].norm_bound == pytest.approx(1.2 * float(first.median()))
     assert float((x * statistics.scale).norm(dim=1).mean()) == pytest.approx(D_MODEL**0.5)
 
 
@@ -109,11 +111,11 @@ def test_statistics_are_those_of_the_kept_training_rows(tmp_path, corpus_file):
 def test_storage_error_is_measured(tmp_path, corpus_file, dtype):
     exact = run(tmp_path / "float32", corpus_file)
     stored = run(tmp_path / dtype, corpus_file, dtype=dtype)
-    n_shards = len(exact.manifest["shards"])
+    n_shards = len(exact.manifest.shards)
     x = torch.cat([exact.read(HOOK, index).activations for index in range(n_shards)]).double()
     y = torch.cat([stored.read(HOOK, index).activations for index in range(n_shards)]).double()
     error = float((x - y).norm() / x.norm())
-    assert stored.manifest["hooks"][HOOK]["storage_relative_error"] == pytest.approx(error, rel=1e-4, abs=1e-12)
+    assert stored.manifest.hooks[HOOK].storage_relative_error == pytest.approx(error, rel=1e-4, abs=1e-12)
     assert error < {"float32": 1e-12, "float16": 1e-3, "bfloat16": 5e-3, "int8": 1e-2}[dtype]
 
 
@@ -198,7 +200,7 @@ def test_only_what_is_missing_is_made(tmp_path, corpus_file):
     assert victim.read_bytes() == whole
     remade = {path for path, stamp in before.items() if path.stat().st_mtime_ns != stamp}
     assert {path.name for path in remade} == {victim.name}
-    assert len(dataset.manifest["shards"]) > 2
+    assert len(dataset.manifest.shards) > 2
 
 
 def test_truncated_shard(tmp_path, corpus_file):
@@ -232,7 +234,7 @@ def test_shard_of_another_model(tmp_path, corpus_file):
 def test_harvest_of_another_model_into_the_same_folder(tmp_path, corpus_file):
     run(tmp_path, corpus_file)
     before = digest(tmp_path)
-    with pytest.raises(ValueError, match=r"holds activations of another harvest.*model_hash"):
+    with pytest.raises(ValueError, match=r"(?s)holds activations of another harvest.*model_hash"):
         run(tmp_path, corpus_file, tiny_language_model(seed=1))
     assert digest(tmp_path) == before
 

@@ -10,8 +10,10 @@ from transformers import PreTrainedTokenizerFast
 
 from hookpoints.contexts import Split, read_contexts
 from hookpoints.corpus import FilesCorpus
-from hookpoints.harvest import HarvestConfig, harvest
-from hookpoints.labels import TOKEN_LABELS, LabelConfig, context_labels, row_strata, token_texts
+from hookpoints.config import HarvestConfig
+from hookpoints.harvest import harvest
+from hookpoints.config import TOKEN_LABELS, LabelConfig
+from hookpoints.labels import context_labels, row_strata, token_texts
 from hookpoints.shards import ActivationDataset
 from hookpoints.sites import HookpointConfig
 from tests.models import VOCABULARY, tiny_language_model
@@ -103,7 +105,7 @@ def test_code_lines_of_rows_are_those_of_their_contexts(dataset):
     tokens, tokenizer = stored_tokens(dataset), tokenizer_of_many_kinds()
     first, last = int(tokens["sequence"].min()), int(tokens["sequence"].max()) + 1
     contexts = read_contexts(
-        dataset.folder / "contexts", "train", first, last, dataset.manifest["harvest"]["context_length"]
+        dataset.folder / "contexts", "train", first, last, dataset.manifest.harvest.context_length
     )
     texts = token_texts(contexts.input_ids, tokenizer)
     for label in TOKEN_LABELS:

@@ -9,7 +9,8 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel, SmolLM3Config, SmolLM3ForCausalLM
 
 from hookpoints.corpus import FilesCorpus
-from hookpoints.harvest import HarvestConfig, harvest
+from hookpoints.config import HarvestConfig
+from hookpoints.harvest import harvest
 from hookpoints.models import LanguageModel, resolve_dtype
 from hookpoints.shards import ActivationDataset
 from hookpoints.sites import HookpointConfig, Site
@@ -69,7 +70,7 @@ def test_two_shards_of_three_sites(
             f"peak memory {peak_memory_bytes() / 1e9:.2f} GB ({weights:.2f} GB of weights)"
         )
     dataset = ActivationDataset(tmp_path)
-    assert len(dataset.manifest["shards"]) == 2
+    assert len(dataset.manifest.shards) == 2
     assert dataset.hook_names == [f"blocks.{middle}.hook_{site}" for site in SITES]
     for name in dataset.hook_names:
         rows = dataset.read(name, 0).activations

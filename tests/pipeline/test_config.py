@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import RunConfig
+from pipeline.studies.saes.study import RunConfig
 from pipeline.study_file import ConfigError, load_study, study_yaml
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))

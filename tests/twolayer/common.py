@@ -4,10 +4,10 @@ from typing import Any, get_args
 
 import torch
 
-from twolayer.admm import ADMM
+from twolayer.convex.admm import ADMM
 from twolayer.losses import LOSSES, LossName
-from twolayer.patterns import sample_patterns
-from twolayer.program import ConvexProgram
+from twolayer.convex.patterns import sample_patterns
+from twolayer.convex.program import ConvexProgram
 
 LOSS_NAMES: tuple[LossName, ...] = get_args(LossName)
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from tests.twolayer.common import LOSS_NAMES, instance, solved
-from twolayer.admm import ADMM
+from twolayer.convex.admm import ADMM
 from twolayer.descent import NetworkDescent
-from twolayer.linear_step import BlockStep, ExactStep
+from twolayer.convex.linear_step import BlockStep, ExactStep
 from twolayer.network import network_objective
-from twolayer.patterns import Patterns, enumerate_patterns, n_possible_patterns, patterns_of, sample_patterns
-from twolayer.program import ConvexProgram
+from twolayer.convex.patterns import Patterns, enumerate_patterns, n_possible_patterns, patterns_of, sample_patterns
+from twolayer.convex.program import ConvexProgram
 
 
 def conic_optimum(program: ConvexProgram) -> float:

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tests.twolayer.common import LOSS_NAMES, instance
-from twolayer.admm import ADMM
-from twolayer.linear_step import BlockStep, ExactStep
-from twolayer.patterns import Patterns
-from twolayer.program import ConvexProgram
-from twolayer.robust import RobustADMM, RobustProgram
-from twolayer.scp import SampledProgram, sample_directions
+from twolayer.convex.admm import ADMM
+from twolayer.convex.linear_step import BlockStep, ExactStep
+from twolayer.convex.patterns import Patterns
+from twolayer.convex.program import ConvexProgram
+from twolayer.robust.admm import RobustADMM, RobustProgram
+from twolayer.convex.scp import SampledProgram, sample_directions
 
 
 class Data(NamedTuple):

@@ -9,8 +9,8 @@ from tests.twolayer.common import LOSS_NAMES
 from twolayer.attacks import fgsm, pgd
 from twolayer.data import synthetic_rows
 from twolayer.losses import LOSSES
-from twolayer.patterns import sample_patterns
-from twolayer.robust import RobustADMM, RobustProgram
+from twolayer.convex.patterns import sample_patterns
+from twolayer.robust.admm import RobustADMM, RobustProgram
 
 
 def solved(loss, epsilon: float = 0.1) -> RobustADMM:

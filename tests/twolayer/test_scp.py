@@ -6,9 +6,9 @@ from scipy.optimize import minimize
 
 from tests.twolayer.common import LOSS_NAMES, instance, solved
 from twolayer.network import network_objective
-from twolayer.patterns import enumerate_patterns
-from twolayer.program import ConvexProgram
-from twolayer.scp import SampledProgram, n_samples_for, sample_directions
+from twolayer.convex.patterns import enumerate_patterns
+from twolayer.convex.program import ConvexProgram
+from twolayer.convex.scp import SampledProgram, n_samples_for, sample_directions
 
 
 def sampled(program: ConvexProgram, loss, n_samples: int, n_steps: int = 40) -> SampledProgram:

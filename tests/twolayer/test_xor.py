@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from twolayer.xor import GramDescent, PlainDescent, XORConfig, draw_blocks, draw_labels, output_signs
+from twolayer.xor.descent import GramDescent, PlainDescent, XORConfig, draw_blocks, draw_labels, output_signs
 
 SMALL = XORConfig(n_train=40, n_features=5000, n_test=50, n_neurons=20)
 QUICK = XORConfig(n_features=8000, n_neurons=200, n_test=400, is_balanced=True)

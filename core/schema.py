@@ -1,0 +1,34 @@
+"""Configuration models: their base, unions told apart by a key, and what differs between two configurations."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Schema(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def source_tag(value: Any, tags: tuple[str, ...]) -> str | None:
+    """The one key of ``value`` that says which member of a union is meant; None unless it is exactly one."""
+    given = [tag for tag in tags if (tag in value if isinstance(value, dict) else tag in type(value).model_fields)]
+    return given[0] if len(given) == 1 else None
+
+
+def flattened(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists of mappings as ``{"a.0.b": value}``."""
+    if isinstance(value, dict) and value:
+        return {k: v for key, inner in value.items() for k, v in flattened(inner, f"{prefix}{key}.").items()}
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return {k: v for index, inner in enumerate(value) for k, v in flattened(inner, f"{prefix}{index}.").items()}
+    return {prefix.removesuffix("."): value}
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two configurations, a line each: dotted key, the value there and the one given now."""
+    saved, given = flattened(dict(there)), flattened(dict(now))
+    names = sorted(name for name in saved.keys() | given.keys() if saved.get(name) != given.get(name))
+    return [f"{name}: there {saved.get(name, 'absent')!r}, now {given.get(name, 'absent')!r}" for name in names]

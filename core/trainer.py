@@ -1,0 +1,233 @@
+"""The trainer core: iteration, checkpoints, exact resume, stopping, signals. It knows no SAE and no data.
+
+    for record in fit(learner, batches, steps=1000, checkpoints=Checkpoints(path, every=200)):
+        ...   # the caller logs, evaluates, shows progress, saves
+
+Whatever the caller does between two steps, random numbers included, does not change what is learned.
+"""
+
+import math
+import pickle
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.files import write_atomically
+
+Metrics = Mapping[str, Tensor | float]
+
+
+class Learner(Protocol):
+    """What the core asks of anything that learns by iterating."""
+
+    def step(self, batch: Any) -> Metrics:
+        """One update; returns metrics, ``loss`` among them."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue bit for bit."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+        ...
+
+
+class BatchSource(Protocol):
+    """An endless stream of batches with a position."""
+
+    def __next__(self) -> Any:
+        """The next batch."""
+        ...
+
+    def where(self) -> str:
+        """Where the batch given last came from, for error messages."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a position."""
+        ...
+
+
+class NoBatches:
+    """The batch source of a learner that holds its data."""
+
+    def __next__(self) -> None:
+        return None
+
+    def where(self) -> str:
+        """Every row takes part in every step."""
+        return "the whole training set"
+
+    def state_dict(self) -> dict[str, Any]:
+        """No position."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to load."""
+
+
+class StepRecord(NamedTuple):
+    """What one step did."""
+
+    step: int
+    """Steps done, this one included."""
+    metrics: dict[str, float]
+
+
+class Checkpoints(NamedTuple):
+    """Where and how often the state is saved; it is also saved at the end and when a signal arrives."""
+
+    path: Path
+    every: int
+    """Steps between checkpoints."""
+
+
+class NonFiniteLossError(ValueError):
+    """The loss became NaN or infinite; the message names the step, the batch and the last finite metrics."""
+
+
+class InterruptedTrainingError(RuntimeError):
+    """SIGINT or SIGTERM arrived; the state is saved."""
+
+    def __init__(self, signal_number: int, step: int, path: Path | None) -> None:
+        self.signal_number = signal_number
+        kept = f"checkpoint saved to {path}; the same command continues from there" if path else "nothing was saved"
+        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}: {kept}")
+
+
+def fit(
+    learner: Learner,
+    batches: BatchSource,
+    *,
+    steps: int,
+    checkpoints: Checkpoints | None = None,
+    stop: Callable[[StepRecord], bool] | None = None,
+) -> Iterator[StepRecord]:
+    """Drive ``learner`` to ``steps`` steps in all, continuing from its checkpoint if there is one.
+
+    Yields a record after every step. ``stop`` (a tolerance, say) ends the loop after the step for which it is true.
+    Raises NonFiniteLossError and InterruptedTrainingError; in the first case the last checkpoint stays as it was.
+    """
+    done = resume(learner, batches, checkpoints)
+    last_finite: dict[str, float] = {}
+    with _signals() as received:
+        while done < steps:
+            metrics = {name: float(value) for name, value in learner.step(next(batches)).items()}
+            done += 1
+            if not math.isfinite(metrics["loss"]):
+                raise NonFiniteLossError(
+                    f"loss is {metrics['loss']} at step {done}, on {batches.where()}; "
+                    f"last finite metrics: {_format(last_finite)}. "
+                    "Lower the learning rate or lambda, or look at those rows"
+                )
+            last_finite = metrics
+            record = StepRecord(done, metrics)
+            is_last = done == steps or (stop is not None and stop(record))
+            if checkpoints and (is_last or done % checkpoints.every == 0 or received):
+                save_checkpoint(checkpoints.path, learner, batches, done)
+            if received:
+                raise InterruptedTrainingError(received[0], done, checkpoints.path if checkpoints else None)
+            with _unobserved():
+                yield record
+            if is_last:
+                return
+
+
+def save_checkpoint(path: Path, learner: Learner, batches: BatchSource, step: int) -> None:
+    """Write the whole state atomically."""
+    state = {
+        "step": step,
+        "learner": learner.state_dict(),
+        "batches": batches.state_dict(),
+        "random": _random_state(),
+    }
+    write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+
+def resume(learner: Learner, batches: BatchSource, checkpoints: Checkpoints | None) -> int:
+    """Load the checkpoint, if there is one; returns the steps it has done. Raises ValueError when it cannot be read."""
+    if checkpoints is None or not checkpoints.path.exists():
+        return 0
+    try:
+        state = torch.load(checkpoints.path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"checkpoint {checkpoints.path} cannot be read ({error}); delete it to start afresh"
+        ) from error
+    learner.load_state_dict(state["learner"])
+    batches.load_state_dict(state["batches"])
+    _set_random_state(state["random"])
+    return int(state["step"])
+
+
+def _random_state() -> dict[str, Any]:
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 (the global state is what is kept)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "python": [version, list(words), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+
+
+@contextmanager
+def _unobserved() -> Iterator[None]:
+    """Random numbers drawn by the observer inside the block leave the learner's stream untouched."""
+    state = _random_state()
+    try:
+        yield
+    finally:
+        _set_random_state(state)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second one kills as usual. Main thread only."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def note(number: int, _frame: object) -> None:
+        received.append(number)
+        restore()
+
+    for number in previous:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        restore()
+
+
+def _format(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()) or "none"

@@ -1,0 +1,141 @@
+"""The report of a network study: verdicts, convergence of every solver, scores against beta and against attacks, a table."""
+
+# pandas types every selection as a union of frame, series and scalar:
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from eval.page.charts import Chart, Curve, interactive, write_static
+from eval.networks.verdicts import choose, network_sentences, network_verdict_table
+from eval.page.sections import Panel, Section, Verdict, table_for_people, write_page
+from eval.saes.report import ReportFiles, StudyFacts, activation_facts, closing_sections
+from core.files import write_atomically
+from twolayer.losses import LOSSES
+
+_FLOOR = 1e-12
+_FIRST_COLUMNS = [
+    "task", "label", "beta", "seed", "objective", "relative_gap", "violation", "train_score", "test_score", "n_neurons",
+]  # fmt: skip
+_TRACE_NOTE = (
+    "At the smallest beta, first seed. The objective is that of the best feasible point, its gap the distance to a proved lower "
+    "bound; a violation of 0 is drawn at 1e-12. Gradient descent proves no bound."
+)
+_TABLE_NOTE = (
+    "One row per network; click a column's name to sort. relative_gap is (objective - lower_bound) / max(1, objective); "
+    "violation is how far the solver's own point left its cones. Scores are balanced accuracy for classes, R² for targets."
+)
+
+
+class NetworkProvenance(NamedTuple):
+    """What the figures were made of."""
+
+    study: StudyFacts
+    descriptions: dict[str, str]
+    """Of the rows of every task."""
+    manifest: dict[str, Any] | None
+    """Of the activations, where there are any."""
+
+
+def write_network_report(
+    folder: Path, table: pd.DataFrame, trace: pd.DataFrame, provenance: NetworkProvenance
+) -> ReportFiles:
+    """Write ``report.html``, ``verdicts.csv`` and ``plots/*.png`` from `eval.csv` and the lines of `metrics.jsonl`."""
+    tasks = [str(task) for task in table["task"].unique()]
+    charts = {task: _charts(table[table["task"] == task], trace, task) for task in tasks}
+    sections = [
+        Section("Verdicts", verdicts=[Verdict(task, network_sentences(table, task)) for task in tasks]),
+        Section(
+            "Convergence",
+            note=_TRACE_NOTE,
+            panels=[Panel(c.title, interactive(c)) for task in tasks for c in charts[task].convergence],
+        ),
+        Section(
+            "Scores",
+            note="Means over seeds; a band spans the lowest and highest seed.",
+            panels=[Panel(c.title, interactive(c)) for task in tasks for c in charts[task].scores],
+        ),
+        Section("Networks", note=_TABLE_NOTE, table=table_for_people(table, _FIRST_COLUMNS, "network_id")),
+        Section("Rows", facts=list(provenance.descriptions.items())),
+        *([Section("Activations", facts=activation_facts(provenance.manifest))] if provenance.manifest else []),
+        *closing_sections(provenance.study),
+    ]
+    html = folder / "report.html"
+    lead = (
+        f"{len(table)} networks on {len(tasks)} task(s), {table['seed'].nunique()} seed(s), {table['loss'].iloc[0]} loss, "
+        f"{table['n_train'].iloc[0]:,} training rows of width {table['d'].iloc[0]:,}."
+    )
+    write_page(html, f"{provenance.study.name}: two-layer ReLU networks", lead, sections)
+    verdicts = folder / "verdicts.csv"
+    write_atomically(verdicts, lambda path: network_verdict_table(table).to_csv(path, index=False))
+    static = [chart for task in tasks for group in charts[task] for chart in group]
+    return ReportFiles(html, write_static(folder / "plots", static), [folder / "eval.csv", verdicts])
+
+
+class _Charts(NamedTuple):
+    convergence: list[Chart]
+    scores: list[Chart]
+
+
+def _charts(table: pd.DataFrame, trace: pd.DataFrame, task: str) -> _Charts:
+    smallest = table[(table["beta"] == table["beta"].min()) & (table["seed"] == table["seed"].min())]
+    iterative = smallest[smallest["method"] != "linear"]
+    lines = {
+        str(row["label"]): trace[trace["network_id"] == row["network_id"]].sort_values("step")
+        for _, row in iterative.iterrows()
+    }
+    convergence = [
+        _trace_chart(task, lines, "objective", x, "Objective", f"objective against {what}")
+        for x, what in (("step", "iteration"), ("seconds", "time"))
+    ]
+    certified = {str(row["label"]): lines[str(row["label"])] for _, row in iterative.iterrows() if row["is_certified"]}
+    if certified:
+        convergence.append(_trace_chart(task, certified, "relative_gap", "seconds", "Relative gap", "gap against time"))
+        convergence.append(
+            _trace_chart(task, certified, "violation", "step", "Cone violation", "violation against iteration")
+        )
+    what = "Balanced accuracy" if LOSSES[table["loss"].iloc[0]].is_classification else "R²"
+    columns = [("train_score", "training rows"), ("test_score", "test rows")]
+    scores = [
+        Chart(
+            f"{task}_{column}", f"{task}: {rows} against beta", "beta", what,
+            [_band(str(label), of, column) for label, of in table.groupby("label", sort=False)], log_x=True,
+        )
+        for column, rows in columns
+    ]  # fmt: skip
+    attacked = _attack_chart(table, task, what)
+    return _Charts([chart for chart in convergence if chart.curves], scores + ([attacked] if attacked else []))
+
+
+def _trace_chart(task: str, lines: dict[str, pd.DataFrame], column: str, x: str, y_label: str, title: str) -> Chart:
+    curves = []
+    for label, of in lines.items():
+        known = of[of[column].notna()]
+        curves.append(Curve(label, known[x].tolist(), known[column].clip(lower=_FLOOR).tolist()))
+    x_label = "Iteration" if x == "step" else "Seconds"
+    name = f"{task}_{column}_{x}"
+    return Chart(name, f"{task}: {title}", x_label, y_label, curves, log_x=True, log_y=True, markers=False)
+
+
+def _band(label: str, rows: pd.DataFrame, column: str) -> Curve:
+    by_beta = rows.groupby("beta")[column]
+    mean, low, high = by_beta.mean(), by_beta.min(), by_beta.max()
+    has_band = rows["seed"].nunique() > 1
+    x = [float(beta) for beta in mean.index]  # pyright: ignore[reportArgumentType]
+    return Curve(label, x, mean.tolist(), low.tolist() if has_band else None, high.tolist() if has_band else None)
+
+
+def _attack_chart(table: pd.DataFrame, task: str, what: str) -> Chart | None:
+    """Score against the radius of PGD, every method at its chosen beta."""
+    columns = [str(name) for name in table if str(name).startswith("pgd_")]
+    if not columns:
+        return None
+    radii = [0.0, *(float(name.removeprefix("pgd_")) for name in columns)]
+    curves = [
+        Curve(one.label, radii, [one.test_score, *(float(one.rows[name].mean()) for name in columns)])
+        for one in choose(table)[task]
+    ]
+    return Chart(f"{task}_attacks", f"{task}: attacked test rows", "Radius of PGD (l-infinity)", what, curves)

@@ -1,0 +1,100 @@
+"""One offline HTML page from sections of verdicts, panels, tables and facts; knows nothing of what they are about."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+
+from core.files import write_text
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_PLOTLY_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+
+
+class Verdict(NamedTuple):
+    """Sentences under a title."""
+
+    title: str
+    sentences: list[str]
+
+
+class Panel(NamedTuple):
+    """A figure under a title."""
+
+    title: str
+    figure: "go.Figure"
+
+
+class Section(NamedTuple):
+    """A headed part of the page; what is empty is left out."""
+
+    title: str
+    note: str = ""
+    verdicts: Sequence[Verdict] = ()
+    panels: Sequence[Panel] = ()
+    table: pd.DataFrame | None = None
+    facts: Sequence[tuple[str, str]] = ()
+    text: str = ""
+
+
+def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -> None:
+    """Write the page atomically, with the plotting library embedded once: it needs no network."""
+    import jinja2
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True)
+    parts = [
+        {
+            **section._asdict(),
+            "panels": [{"title": p.title, "html": Markup(_figure_html(p.figure))} for p in section.panels],
+            "table": None if section.table is None else _table(section.table),
+        }
+        for section in sections
+    ]
+    page = environment.get_template("report.html").render(
+        title=title, lead=lead, sections=parts, plotly_js=Markup(get_plotlyjs())
+    )
+    write_text(path, page)
+
+
+def _figure_html(figure: "go.Figure") -> str:
+    return figure.to_html(full_html=False, include_plotlyjs=False, config=_PLOTLY_CONFIG)
+
+
+def _table(frame: pd.DataFrame) -> dict[str, Any]:
+    is_text = [not pd.api.types.is_numeric_dtype(frame[name]) or frame[name].dtype == bool for name in frame.columns]
+    columns = [{"name": name, "is_text": text} for name, text in zip(frame.columns, is_text, strict=True)]
+    rows = [
+        [_cell(value, text) for value, text in zip(row, is_text, strict=True)]
+        for row in frame.itertuples(index=False, name=None)
+    ]
+    return {"columns": columns, "rows": rows}
+
+
+def _cell(value: Any, is_text: bool) -> dict[str, Any]:
+    if is_text:
+        return {"value": str(value), "shown": str(value), "is_text": True}
+    number = float(value)
+    if math.isnan(number):
+        return {"value": "-Infinity", "shown": "–", "is_text": False}
+    return {"value": repr(number), "shown": format_number(number), "is_text": False}
+
+
+def table_for_people(table: pd.DataFrame, first: Sequence[str], last: str) -> pd.DataFrame:
+    """What one compares first, then the rest; the long id comes last."""
+    shown = [name for name in first if name in table]
+    rest = [name for name in table if name not in shown and name != last]
+    return table.loc[:, [*shown, *rest, last]]
+
+
+def format_number(number: float) -> str:
+    """Whole numbers with separators, others with four significant digits."""
+    if number == int(number) and abs(number) < 1e15:
+        return f"{int(number):,}"
+    return f"{number:.4f}" if 0.001 <= abs(number) < 1 else f"{number:.4g}"

@@ -1,0 +1,81 @@
+"""Rows of one hook: how they are stored, and what is measured of them before they are."""
+
+import torch
+from torch import Tensor
+
+from hookpoints.config import StorageDtype
+from hookpoints.manifest import HookRecord
+
+_INT8_LEVELS = 127
+_CHUNK_ROWS = 1024
+
+
+def bytes_per_row(d_in: int, dtype: StorageDtype) -> int:
+    """Bytes that one row of one hook takes on disk."""
+    return d_in * getattr(torch, dtype).itemsize + (4 if dtype == "int8" else 0)
+
+
+def encode_rows(activations: Tensor, dtype: StorageDtype) -> dict[str, Tensor]:
+    """Tensors that store ``activations [n_rows, d_in]``; int8 has one scale per row (largest magnitude / 127)."""
+    if dtype != "int8":
+        return {"activations": activations.to(getattr(torch, dtype)).contiguous()}
+    rows = activations.float()
+    scale = rows.abs().amax(dim=1) / _INT8_LEVELS
+    quantised = (rows / scale.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round().to(torch.int8)
+    return {"activations": quantised, "scale": scale}
+
+
+def decode_rows(stored: dict[str, Tensor]) -> Tensor:
+    """The inverse of `encode_rows`, in float32."""
+    rows = stored["activations"].float()
+    return rows * stored["scale"][:, None] if "scale" in stored else rows
+
+
+def measure_and_encode(
+    rows: Tensor,
+    dtype: StorageDtype,
+    *,
+    norm_outlier_factor: float | None,
+    norm_bound: float | None,
+    where: str,
+) -> tuple[HookRecord, dict[str, Tensor]]:
+    """The record of one hook's rows ``[n_rows, d_in]`` in one shard, and the tensors that store them.
+
+    ``norm_bound`` None takes ``norm_outlier_factor`` times these rows' median norm. Each row's and each chunk's sums are
+    float32, those over chunks float64. Raises ValueError, naming ``where``, when a row is not finite.
+    """
+    norms = torch.cat([chunk.float().norm(dim=1) for chunk in rows.split(_CHUNK_ROWS)])
+    if not bool(norms.isfinite().all()):
+        bad = int((~norms.isfinite()).sum())
+        raise ValueError(
+            f"{bad} of {len(rows)} rows of {where} hold NaN or infinity; the model overflows in its dtype: "
+            "set model.dtype to bfloat16 or float32. Nothing of this shard was kept"
+        )
+    if norm_bound is None and norm_outlier_factor is not None:
+        norm_bound = norm_outlier_factor * float(norms.median())
+    is_outlier = torch.zeros(len(rows), dtype=torch.bool) if norm_bound is None else norms > norm_bound
+    kept = rows[~is_outlier] if bool(is_outlier.any()) else rows
+    kept_sum = torch.stack([chunk.float().sum(dim=0) for chunk in kept.split(_CHUNK_ROWS)]).double().sum(dim=0)
+    kept_norms = norms[~is_outlier].double()
+    stored = encode_rows(rows, dtype)
+    record = HookRecord(
+        norm_bound=norm_bound,
+        n_outliers=int(is_outlier.sum()),
+        sum=kept_sum.tolist(),
+        sum_norm=float(kept_norms.sum()),
+        sum_squared_norm=float(kept_norms.pow(2).sum()),
+        sum_squared_norm_all_rows=float(norms.double().pow(2).sum()),
+        sum_squared_storage_error=_squared_storage_error(stored, rows),
+    )
+    return record, stored | {"outliers": is_outlier.nonzero()[:, 0]}
+
+
+def _squared_storage_error(stored: dict[str, Tensor], rows: Tensor) -> float:
+    if stored["activations"].dtype == rows.dtype:
+        return 0.0
+    total = 0.0
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        chunk = slice(start, start + _CHUNK_ROWS)
+        error = decode_rows({key: value[chunk] for key, value in stored.items()}).sub_(rows[chunk])
+        total += float(error.norm(dim=1).double().pow(2).sum())
+    return total

@@ -1,0 +1,134 @@
+import random
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from core.trainer import Checkpoints, InterruptedTrainingError, NonFiniteLossError, fit
+
+
+class Walk:
+    """A learner that draws on every source of random numbers."""
+
+    def __init__(self, poison_step: int | None = None) -> None:
+        self.position = torch.zeros(3)
+        self.steps = 0
+        self.poison_step = poison_step
+
+    def step(self, batch: torch.Tensor) -> dict[str, torch.Tensor | float]:
+        self.steps += 1
+        self.position += batch + torch.randn(3) + random.random() + np.random.rand()  # noqa: NPY002
+        loss = self.position.pow(2).sum()
+        return {"loss": loss if self.steps != self.poison_step else loss * float("nan"), "steps": self.steps}
+
+    def state_dict(self) -> dict:
+        return {"position": self.position, "steps": self.steps}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.position, self.steps = state["position"], state["steps"]
+
+
+class Numbers:
+    def __init__(self) -> None:
+        self.given = 0
+
+    def __next__(self) -> torch.Tensor:
+        self.given += 1
+        return torch.full((3,), float(self.given))
+
+    def where(self) -> str:
+        return f"batch {self.given}"
+
+    def state_dict(self) -> dict:
+        return {"given": self.given}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.given = state["given"]
+
+
+def seed() -> None:
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+
+
+def walk(steps: int, **options) -> torch.Tensor:
+    learner = Walk()
+    for _ in fit(learner, Numbers(), steps=steps, **options):
+        pass
+    return learner.position
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
+    seed()
+    whole = walk(20)
+    checkpoints = Checkpoints(tmp_path / "c.pt", every=3)
+    seed()
+    for record in fit(Walk(), Numbers(), steps=20, checkpoints=checkpoints):
+        if record.step == 10:
+            break  # dies between two checkpoints: the last one is of step 9
+    torch.manual_seed(99)
+    learner = Walk()
+    steps = [record.step for record in fit(learner, Numbers(), steps=20, checkpoints=checkpoints)]
+    assert steps[0] == 10
+    assert torch.equal(learner.position, whole)
+
+
+def test_observing_changes_nothing():
+    seed()
+    whole = walk(10)
+    seed()
+    learner = Walk()
+    for _ in fit(learner, Numbers(), steps=10):
+        torch.randn(5)
+        random.random()
+        np.random.rand()  # noqa: NPY002
+    assert torch.equal(learner.position, whole)
+
+
+def test_non_finite_loss_names_step_batch_and_last_metrics(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c.pt", every=2)
+    with pytest.raises(
+        NonFiniteLossError, match=r"loss is nan at step 5, on batch 5; last finite metrics: loss .*, steps 4"
+    ):
+        for _ in fit(Walk(poison_step=5), Numbers(), steps=9, checkpoints=checkpoints):
+            pass
+    assert torch.load(checkpoints.path)["step"] == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_checkpoint_and_leave(tmp_path, number):
+    seed()
+    whole = walk(12)
+    checkpoints = Checkpoints(tmp_path / "c.pt", every=100)
+    before = signal.getsignal(number)
+    seed()
+    with pytest.raises(
+        InterruptedTrainingError, match=rf"{number.name} after step 5: checkpoint saved to .*c.pt"
+    ) as caught:
+        for record in fit(Walk(), Numbers(), steps=12, checkpoints=checkpoints):
+            if record.step == 4:
+                signal.raise_signal(number)
+    assert caught.value.signal_number == number
+    assert signal.getsignal(number) is before
+    assert torch.equal(walk(12, checkpoints=checkpoints), whole)
+
+
+def test_stop_rule():
+    records = list(fit(Walk(), Numbers(), steps=50, stop=lambda record: record.metrics["steps"] >= 7))
+    assert [record.step for record in records] == list(range(1, 8))
+
+
+def test_finished_training_does_nothing(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c.pt", every=5)
+    walk(5, checkpoints=checkpoints)
+    assert list(fit(Walk(), Numbers(), steps=5, checkpoints=checkpoints)) == []
+
+
+def test_broken_checkpoint(tmp_path: Path):
+    path = tmp_path / "c.pt"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match=r"checkpoint .*c.pt cannot be read"):
+        list(fit(Walk(), Numbers(), steps=5, checkpoints=Checkpoints(path, 5)))

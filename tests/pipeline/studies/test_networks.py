@@ -1,0 +1,144 @@
+"""Network and XOR studies through the command line's own entry points."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from hookpoints.config import SPLITS
+from core.files import sha256_file
+from hookpoints.shards import ActivationDataset
+from pipeline.cli import app
+from twolayer.io import load_network
+
+METHODS = [
+    {"method": "convex", "patterns": "enumerated"},
+    {"method": "convex", "n_patterns": 12, "solver": "rbcd"},
+    {"method": "scp", "n_samples": 40},
+    {"method": "robust", "epsilon": 0.05, "n_patterns": 30},
+    {"method": "gradient_descent", "n_neurons": 8, "n_restarts": 2, "n_steps": 60},
+    {"method": "linear"},
+]
+
+
+def dipole(*arguments: str | Path):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def write(folder: Path, study: dict) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({"name": "tiny", "run_dir": str(folder / "run"), **study}, sort_keys=False))
+    return path
+
+
+def networks(folder: Path) -> Path:
+    data = {"source": "synthetic", "task": "xor", "n_train": 20, "n_held_out": 50, "d": 2, "bias": False}
+    train = {"loss": "hinge", "methods": METHODS, "betas": [0.5, 2.0], "max_steps": 300}
+    return write(
+        folder, {"kind": "networks", "data": data, "train": train, "eval": {"epsilons": [0.1], "pgd_steps": 5}}
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("networks")
+    result = dipole("run", networks(folder))
+    assert result.exit_code == 0, result.output
+    return folder / "study.yaml", folder / "run"
+
+
+def weights(run: Path) -> dict[str, str]:
+    return {path.parent.name: sha256_file(path) for path in sorted(run.glob("networks/*/weights.safetensors"))}
+
+
+def test_network_study_leaves_every_artifact(finished):
+    _, run = finished
+    table = pd.read_csv(run / "eval.csv")
+    assert len(table) == 12
+    convex = table[table["method"] == "convex"]
+    assert max(convex["relative_gap"].tolist()) <= 1e-4
+    assert convex["network_objective"].tolist() == pytest.approx(convex["objective"].tolist(), rel=1e-6)
+    assert {"fgsm_0.1", "pgd_0.1", "test_score"} <= set(table.columns)
+    assert (run / "report.html").stat().st_size > 0
+    assert len(list((run / "plots").glob("*.png"))) >= 5
+    assert not list(run.glob("checkpoints/*"))
+    saved = load_network(run / "networks" / table["network_id"][0])
+    assert saved(torch.randn(3, 2)).shape == (3,)
+
+
+def test_running_again_and_remaking_one_network_change_nothing(finished):
+    path, run = finished
+    before = weights(run)
+    assert dipole("run", path).exit_code == 0
+    lost = next(name for name in before if "beta_0.5" in name and "rbcd" not in name and "convex" in name)
+    (run / "networks" / lost / "cfg.json").unlink()
+    assert dipole("run", path).exit_code == 0
+    assert weights(run) == before
+
+
+def test_xor_study_leaves_every_artifact(tmp_path):
+    data = {"n_features": 3000, "n_neurons": 40, "n_test": 100}
+    path = write(tmp_path, {"kind": "xor", "data": data, "train": {"n_seeds": 2, "n_steps": 20}})
+    result = dipole("run", path)
+    assert result.exit_code == 0, result.output
+    assert "after one step test accuracy is that of a coin" in result.output
+    table = pd.read_csv(tmp_path / "run/eval.csv")
+    assert sorted(table["step"].unique()) == [0, 1, 2, 3, 5, 7, 10, 15, 20]
+    assert (tmp_path / "run/report.html").stat().st_size > 0
+    assert pd.read_csv(tmp_path / "run/verdicts.csv")["claim"].is_unique
+
+
+def test_probe_of_activations_with_labels_of_ones_own(tmp_path, tiny_model_folder, corpus_file):
+    """The label, whether a token's id is even, is in the embedding that the residual stream carries."""
+    labels = tmp_path / "labels.csv"
+    harvest = {
+        "hookpoints": [{"site": "resid_post", "layer": 0}],
+        "n_tokens": 8192,
+        "context_length": 32,
+        "held_out_fraction": 0.3,
+    }
+    data = {
+        "source": "activations", "model": {"local": str(tiny_model_folder), "dtype": "float32"},
+        "corpus": {"files": [str(corpus_file)]}, "harvest": {**harvest, "batch_tokens": 256, "shard_tokens": 1024},
+        "labels": [{"csv": str(labels)}], "n_train": 400, "n_held_out": 200, "n_components": 16,
+    }  # fmt: skip
+    methods = [{"method": "convex", "patterns": "descent", "n_patterns": 10}, {"method": "linear"}]
+    path = write(
+        tmp_path, {"kind": "networks", "data": data, "train": {"loss": "logistic", "methods": methods, "betas": [1.0]}}
+    )
+    assert dipole("harvest", path).exit_code == 0
+    missing = dipole("train", path)
+    assert missing.exit_code == 2
+    assert "labels.csv cannot be read" in missing.output
+    dataset = ActivationDataset(tmp_path / "run/activations")
+    tables = []
+    for split in SPLITS:
+        for shard in dataset.shards(split):
+            tokens = dataset.read_tokens(shard)
+            columns = {name: tokens[name].numpy() for name in ("sequence", "document", "position")}
+            tables.append(pd.DataFrame({"split": split, **columns, "label": (tokens["token_ids"] % 2).numpy()}))
+    pd.concat(tables).to_csv(labels, index=False)
+    result = dipole("run", path)
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(tmp_path / "run/eval.csv").set_index("method")
+    assert table.loc["convex", "train_score"] > 0.7
+    assert set(table["task"]) == {"labels"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("kind=network", "kind: is 'network', did you mean networks?; allowed are saes, networks, xor"),
+        ("train.betas=[0.0]", "train.betas.0: Input should be greater than 0"),
+        ("data.bias=true", "set data.bias: false"),
+        ("train.methods.0.pattern=all", "train.methods.0.pattern: unknown key, did you mean patterns?"),
+        ("train.loss=hing", "train.loss: is 'hing', did you mean hinge?"),
+    ],
+)
+def test_bad_studies_are_named(tmp_path, override, message):
+    result = dipole("config", networks(tmp_path), "--set", override)
+    assert result.exit_code == 2
+    assert message in result.output
