@@ -1,1 +1,1 @@
-"""Gated and sign-aware gated sparse autoencoders: architecture, objective, exact gradients, learner."""
+"""Sparse autoencoders: architectures, exact gradients, learner, folders (torch, numpy and safetensors only)."""

@@ -21,7 +21,7 @@ class Sides(NamedTuple):
 
 
 def bi_jump_relu(z: Tensor, threshold: Tensor, log_gain: Tensor, bias: Tensor) -> Tensor:
-    """Signed latents f of a sign-aware gated SAE (method section 4).
+    """Signed latents f of a sign-aware gated SAE (docs/method.md, "Gates").
 
     f = 1[z > theta+] relu(exp(r+) z + b+) - 1[-z > theta-] relu(-exp(r-) z + b-)
 

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 
 from core.model_folder import mismatch, read_config, read_weights, write_model
-from saes.sae import SAE, config_dict, sae_config
+from saes.architectures import architecture_of
+from saes.sae import SAE
 
 
 class SavedSAE(NamedTuple):
@@ -19,7 +20,7 @@ class SavedSAE(NamedTuple):
 
 def save_sae(folder: Path, sae: SAE, metadata: dict[str, Any]) -> None:
     """Write an SAE folder; ``cfg.json`` comes last, so a folder that has it is complete."""
-    write_model(folder, sae.state_dict(), {"sae": config_dict(sae.cfg), "metadata": metadata})
+    write_model(folder, sae.state_dict(), {"sae": sae.cfg.as_dict(), "metadata": metadata})
 
 
 def load_sae(folder: Path | str, device: torch.device | str = "cpu") -> SAE:
@@ -33,7 +34,7 @@ def load_sae(folder: Path | str, device: torch.device | str = "cpu") -> SAE:
 def read_sae(folder: Path, device: torch.device | str = "cpu") -> SavedSAE:
     """As `load_sae`, with the metadata."""
     config = read_config(folder, "SAE", "runs/<study>/saes/<sae_id>")
-    sae = SAE(sae_config(config["sae"]))
+    sae = SAE(architecture_of(config["sae"]))
     tensors = read_weights(folder)
     try:
         sae.load_state_dict(tensors)

@@ -5,17 +5,15 @@ a candidate, z of the candidates is recomputed in the parameters' own precision,
 everything computed on it, is exact either way.
 """
 
-import warnings
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from core.devices import multiplies_bfloat16
-from saes.sae import SAE
-
-ComputeDtype = Literal["auto", "float32", "bfloat16"]
+from saes.config import ComputeDtype
+from saes.sparse import sampled_products, starts
 
 _CHUNK_ENTRIES = {"cpu": 1 << 23, "cuda": 1 << 28}
 """Entries of z alive at a time: the product slows below, memory traffic grows above."""
@@ -31,6 +29,16 @@ def resolve_compute_dtype(compute_dtype: ComputeDtype, device: torch.device) -> 
     if compute_dtype == "auto":
         return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
     return getattr(torch, compute_dtype)
+
+
+class Gates(NamedTuple):
+    """Latents that open where z = W_enc (x - b_dec) exceeds theta, or with two sides where -z does."""
+
+    W_enc: Tensor
+    """``[d_in, d_sae]``."""
+    threshold: Tensor
+    """theta, ``[1 or 2, d_sae]``: of the positive side, then of the negative one; one row serves both."""
+    two_sided: bool
 
 
 class Support(NamedTuple):
@@ -52,16 +60,22 @@ class _Entries(NamedTuple):
     z: Tensor | None
 
 
-def find_support(sae: SAE, centred: Tensor, compute_dtype: torch.dtype, most: int = MAX_ENTRIES) -> Support | None:
-    """The open gates on ``centred [batch, d_in]`` = x - b_dec; None as soon as more than ``most`` are proposed."""
+def find_support(
+    gates: Gates, centred: Tensor, compute_dtype: torch.dtype, most: int | None = None
+) -> Support | None:
+    """The open gates on ``centred [batch, d_in]`` = x - b_dec; None as soon as more than ``most`` are proposed.
+
+    ``most`` is at most, and unless given, what the sparse kernels count.
+    """
+    most = MAX_ENTRIES if most is None else min(most, MAX_ENTRIES)
     is_screened = compute_dtype == torch.bfloat16 and centred.dtype == torch.float32
-    screen = _Screen(sae, centred) if is_screened else None
+    screen = _Screen(gates, centred) if is_screened else None
     pieces: list[_Entries] = []
     n_found = 0
-    for chunk in latent_chunks(sae.cfg.d_sae, centred):
-        pieces.append(_open_gates(sae, centred, chunk) if screen is None else screen.candidates(chunk))
+    for chunk in latent_chunks(gates.W_enc.shape[1], centred):
+        pieces.append(_open_gates(gates, centred, chunk) if screen is None else screen.candidates(chunk))
         n_found += len(pieces[-1].rows)
-        if n_found > min(most, MAX_ENTRIES):
+        if n_found > most:
             return None
     rows, order = torch.cat([piece.rows for piece in pieces]).sort(stable=True)
     latents = torch.cat([piece.latents for piece in pieces]).index_select(0, order)
@@ -69,8 +83,8 @@ def find_support(sae: SAE, centred: Tensor, compute_dtype: torch.dtype, most: in
     if screen is None:
         z = torch.cat([piece.z for piece in pieces if piece.z is not None])
         return Support(latents, row_starts, z.index_select(0, order))
-    z = sampled_products(centred, sae.W_enc.T, row_starts, latents)
-    keep = _is_open(sae, z, sae.threshold[:, latents])
+    z = sampled_products(centred, gates.W_enc.T, row_starts, latents)
+    keep = _is_open(gates, z, gates.threshold[:, latents])
     return Support(latents[keep], starts(rows[keep], len(centred)), z[keep])
 
 
@@ -81,39 +95,19 @@ def latent_chunks(n_latents: int, rows: Tensor) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def starts(ascending: Tensor, n: int) -> Tensor:
-    """``[n + 1]`` int32: where each of 0 .. n - 1 begins in a sorted index."""
-    numbers = torch.arange(n + 1, device=ascending.device, dtype=ascending.dtype)
-    return torch.searchsorted(ascending, numbers, out_int32=True)
-
-
-def sampled_products(left: Tensor, right: Tensor, left_starts: Tensor, right_rows: Tensor) -> Tensor:
-    """``[n]``: <left[i], right[j]> for the pairs (i, j) that compressed rows ``left_starts``, ``right_rows`` name."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        pattern = torch.sparse_csr_tensor(
-            left_starts,
-            right_rows,
-            left.new_zeros(len(right_rows)),
-            size=(len(left), len(right)),
-            check_invariants=False,
-        )
-    return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
-
-
-def _is_open(sae: SAE, z: Tensor, theta: Tensor) -> Tensor:
+def _is_open(gates: Gates, z: Tensor, theta: Tensor) -> Tensor:
     """Where z > theta+ or -z > theta-, for ``theta [1 or 2, ...]`` whose sides broadcast against ``z``."""
-    if not sae.cfg.two_sided:
+    if not gates.two_sided:
         return z > theta[0]
     if len(theta) == 1:
         return z.abs() > theta[0]
     return (z > theta[0]) | (z < -theta[1])
 
 
-def _open_gates(sae: SAE, centred: Tensor, chunk: slice) -> _Entries:
+def _open_gates(gates: Gates, centred: Tensor, chunk: slice) -> _Entries:
     """The open gates of one chunk of latents, with z."""
-    z = sae.W_enc.T[chunk] @ centred.T
-    is_open = _is_open(sae, z, sae.threshold[:, chunk, None])
+    z = gates.W_enc.T[chunk] @ centred.T
+    is_open = _is_open(gates, z, gates.threshold[:, chunk, None])
     return _entries(is_open, chunk, z)
 
 
@@ -133,16 +127,16 @@ class _Screen:
     bfloat16; the factors below cover that rounding too.
     """
 
-    def __init__(self, sae: SAE, centred: Tensor) -> None:
+    def __init__(self, gates: Gates, centred: Tensor) -> None:
         u = _UNIT_ROUNDOFF
-        relative = (2 * u + u * u + sae.cfg.d_in * 2.0**-24) * (1 + 6 * u)
+        relative = (2 * u + u * u + len(gates.W_enc) * 2.0**-24) * (1 + 6 * u)
         self._x = centred.T.bfloat16()
-        self._w = sae.W_enc.T.bfloat16()
-        x_norm, w_norm = centred.norm(dim=1), sae.W_enc.norm(dim=0)
+        self._w = gates.W_enc.T.bfloat16()
+        x_norm, w_norm = centred.norm(dim=1), gates.W_enc.norm(dim=0)
         self._bound_right = torch.stack([torch.ones_like(x_norm), -relative * x_norm]).bfloat16()
-        lowered = torch.where(sae.threshold > 0, 1 - 6 * u, 1 + 6 * u) * sae.threshold
+        lowered = torch.where(gates.threshold > 0, 1 - 6 * u, 1 + 6 * u) * gates.threshold
         self._bounds_left = [torch.stack([side, w_norm], dim=1).bfloat16() for side in lowered]
-        self._two_sided = sae.cfg.two_sided
+        self._two_sided = gates.two_sided
 
     def candidates(self, chunk: slice) -> _Entries:
         z = self._w[chunk] @ self._x

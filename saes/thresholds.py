@@ -1,11 +1,10 @@
-"""Where gates start, and where dead ones are put back (method section 5; our choice, the same for both architectures)."""
+"""Where thresholds start, and where those of dead latents are put back (our choice, the same for every architecture)."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from saes.sae import SAE
 from saes.support import latent_chunks
 
 
@@ -26,23 +25,13 @@ def firing_quantile(z: Tensor, firing_fraction: float, *, two_sided: bool) -> Te
 
 
 @torch.no_grad()
-def calibrate(sae: SAE, x: Tensor, init_l0: float, latents: Tensor | None = None) -> None:
-    """Set thresholds so that each latent fires on ``init_l0 / d_sae`` of the rows of ``x [batch, d_in]``.
-
-    ``latents``: indices to set; all by default.
-    """
-    chosen = torch.arange(sae.cfg.d_sae, device=x.device) if latents is None else latents
-    centred = x - sae.b_dec
-    for chunk in latent_chunks(len(chosen), centred):
-        z = centred @ sae.W_enc[:, chosen[chunk]]
-        quantile = firing_quantile(z, init_l0 / sae.cfg.d_sae, two_sided=sae.cfg.two_sided)
-        sae.threshold[:, chosen[chunk]] = quantile
-    project(sae)
-
-
-@torch.no_grad()
-def project(sae: SAE) -> None:
-    """Back onto the constraints: unit decoder rows; theta >= 0 for the sign-aware family."""
-    sae.W_dec.div_(sae.W_dec.norm(dim=1, keepdim=True).clamp_min(torch.finfo(sae.W_dec.dtype).tiny))
-    if sae.cfg.architecture == "sa_gated":
-        sae.threshold.clamp_min_(0)
+def firing_thresholds(
+    W_enc: Tensor, centred: Tensor, latents: Tensor, firing_fraction: float, *, two_sided: bool
+) -> Tensor:
+    """`firing_quantile` of ``latents [n]`` on rows ``centred [batch, d_in]`` = x - b_dec, in chunks: ``[n]``."""
+    return torch.cat(
+        [
+            firing_quantile(centred @ W_enc[:, latents[chunk]], firing_fraction, two_sided=two_sided)
+            for chunk in latent_chunks(len(latents), centred)
+        ]
+    )

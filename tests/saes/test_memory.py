@@ -5,11 +5,12 @@ D_IN, D_SAE, BATCH = 32, 131_072, 4096
 
 STEPS = f"""
 import resource, torch
-from saes.learner import LearnerConfig, SAELearner
-from saes.sae import SAEConfig
+from saes.architectures import SignAwareGated
+from saes.config import LearnerConfig
+from saes.learner import SAELearner
 
 learner = SAELearner(
-    SAEConfig("sa_gated", {D_IN}, {D_SAE}), LearnerConfig(compute_dtype="float32"), sparsity_coefficient=1.0, n_steps=10,
+    SignAwareGated({D_IN}, {D_SAE}), LearnerConfig(compute_dtype="float32"), sparsity_coefficient=1.0, n_steps=10,
     seed=0, mean=torch.zeros({D_IN}), scale=1.0,
 )
 x = torch.randn({BATCH}, {D_IN}, generator=torch.Generator().manual_seed(0))

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from saes.io import load_sae, read_sae, save_sae
-from saes.sae import SAE, SAEConfig, folded, sae_config
+from saes.architectures import Gated, SignAwareGated, architecture_of
+from saes.sae import SAE, folded
 from tests.saes.common import VARIANTS, random_sae
 
 X = torch.randn(200, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 2
@@ -11,10 +12,10 @@ X = torch.randn(200, 12, dtype=torch.float64, generator=torch.Generator().manual
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (SAEConfig("gated", 8, 32), 4 * 16 * 8 + 6 * 16 + 8),
-        (SAEConfig("sa_gated", 8, 16, "full"), 2 * 16 * 8 + 8 + 3 * 16),
-        (SAEConfig("sa_gated", 8, 16, "magnitude"), 2 * 16 * 8 + 8 + 4 * 16),
-        (SAEConfig("sa_gated", 8, 16, "none"), 2 * 16 * 8 + 8 + 6 * 16),
+        (Gated(8, 32), 4 * 16 * 8 + 6 * 16 + 8),
+        (SignAwareGated(8, 16, "full"), 2 * 16 * 8 + 8 + 3 * 16),
+        (SignAwareGated(8, 16, "magnitude"), 2 * 16 * 8 + 8 + 4 * 16),
+        (SignAwareGated(8, 16, "none"), 2 * 16 * 8 + 8 + 6 * 16),
     ],
 )
 def test_parameter_counts_are_those_of_the_method(config, expected):
@@ -46,11 +47,11 @@ def test_one_sided_view_is_lossless(variant):
     view = sae.one_sided_view()
     signed, split = sae.encode(X), view.encode(X)
     width = sae.cfg.d_sae
-    assert split.shape[1] == (2 * width if sae.cfg.two_sided else width)
+    assert split.shape[1] == (2 * width if sae.cfg.is_signed else width)
     assert bool((split >= 0).all())
     positive, negative = split[:, :width], split[:, width:]
     torch.testing.assert_close(positive, signed.clamp_min(0))
-    if sae.cfg.two_sided:
+    if sae.cfg.is_signed:
         torch.testing.assert_close(negative, (-signed).clamp_min(0))
     torch.testing.assert_close(view.decode(split), sae(X))
 
@@ -117,4 +118,4 @@ def test_weights_that_do_not_fit(tmp_path):
 )
 def test_impossible_configs(values, message):
     with pytest.raises(ValueError, match=message):
-        sae_config(values)
+        architecture_of(values)

@@ -1,0 +1,140 @@
+"""What an architecture is: a frozen record of its settings and size, with pure functions of an SAE's parameters.
+
+`saes.sae.SAE` holds the parameters and `saes.learner` trains them; everything in which architectures differ they ask of
+the record. A record needs no torch until its functions run, so that a study is validated before torch is imported: an
+architecture's file imports torch inside its functions.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from saes.config import LearnerConfig
+    from saes.sae import SAE, JumpReLUView
+
+Gradients: TypeAlias = "dict[str, Tensor]"
+"""Parameter name -> gradient of the loss, shaped as the parameter."""
+_SIZES = ("d_in", "d_sae")
+
+
+class Objective(NamedTuple):
+    """One evaluation of a training objective; scalars unless said otherwise."""
+
+    loss: Tensor
+    """reconstruction + sparsity + auxiliary."""
+    reconstruction: Tensor
+    """Mean over the batch of ||x - xhat||^2."""
+    sparsity: Tensor
+    """The penalty, lambda included."""
+    auxiliary: Tensor
+    """The auxiliary loss; 0 where there is none."""
+    l0: Tensor
+    """Mean number of non-zero latents per row."""
+    fired: Tensor
+    """``[d_sae]`` bool: latents non-zero on some row."""
+
+
+@dataclass(frozen=True)
+class Architecture(ABC):
+    """An architecture at its size; a subclass adds the settings that a sweep may give as fields with defaults.
+
+    Raises ValueError where a size is below 1; a subclass checks its own settings.
+    """
+
+    name: ClassVar[str]
+    """In studies and folders."""
+    title: ClassVar[str]
+    """In figures and sentences."""
+    learner_settings: ClassVar[tuple[str, ...]]
+    """Fields of `LearnerConfig` that mean something for it and that a sweep may set for itself."""
+
+    d_in: int
+    """Width of the activations."""
+    d_sae: int
+    """Width: number of latents."""
+
+    def __post_init__(self) -> None:
+        for name in _SIZES:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    # Shape and names
+
+    @property
+    @abstractmethod
+    def is_signed(self) -> bool:
+        """Whether latents take both signs."""
+
+    @property
+    @abstractmethod
+    def vectors(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parameters beside W_enc, W_dec and b_dec, by name; they start at 0 and end in d_sae."""
+
+    @property
+    def n_params(self) -> int:
+        """2 d_in d_sae + d_in + vectors."""
+        return 2 * self.d_in * self.d_sae + self.d_in + sum(math.prod(shape) for shape in self.vectors.values())
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """What tells SAEs of this architecture apart beside their size, for columns of a table."""
+        return {name: value for name, value in asdict(self).items() if name not in _SIZES}
+
+    @property
+    def id_parts(self) -> list[str]:
+        """The settings in names of folders; those that are off are left out."""
+        given = {field.name: getattr(self, field.name) for field in own_fields(type(self))}
+        return [name if value is True else f"{name}_{value}" for name, value in given.items() if value is not False]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready; `saes.architectures.architecture_of` is the inverse."""
+        return {"architecture": self.name, **asdict(self)}
+
+    # The function that an SAE computes
+
+    @abstractmethod
+    def encode(self, sae: SAE, x: Tensor) -> Tensor:
+        """Latents ``[..., d_sae]`` of ``x [..., d_in]``."""
+
+    @abstractmethod
+    def fold(self, sae: SAE, scale: float) -> None:
+        """In place: from an SAE on ``scale`` times the activations to the one on the activations that equals it."""
+
+    @abstractmethod
+    def one_sided_view(self, sae: SAE) -> JumpReLUView:
+        """The lossless form with non-negative latents, for tools that expect them. Raises ValueError where there is none."""
+
+    # Training
+
+    @abstractmethod
+    def start(self, sae: SAE, x: Tensor, learner: LearnerConfig) -> None:
+        """Before the first step, on its scaled batch ``x [batch, d_in]``: whatever depends on data."""
+
+    @abstractmethod
+    def gradients(
+        self, sae: SAE, x: Tensor, sparsity_coefficient: float, learner: LearnerConfig, compute_dtype: torch.dtype
+    ) -> tuple[Objective, Gradients]:
+        """The objective on scaled rows ``x [batch, d_in]`` and its gradient in every parameter."""
+
+    @abstractmethod
+    def project(self, sae: SAE) -> None:
+        """Back onto the constraints, in place, after every step."""
+
+    @abstractmethod
+    def reset(self, sae: SAE, x: Tensor, dead: Tensor, learner: LearnerConfig) -> tuple[str, ...]:
+        """Bring latents ``dead [n]`` back to life on rows ``x [batch, d_in]``; names of the vectors whose entries moved.
+
+        Empty where an architecture has no resets.
+        """
+
+
+def own_fields(kind: type[Architecture]) -> list[Any]:
+    """The dataclass fields that an architecture adds and that may be given: what a sweep may say beside its width."""
+    return [field for field in fields(kind) if field.init and field.name not in _SIZES]
