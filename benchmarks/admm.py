@@ -27,7 +27,8 @@ from torch import Tensor
 from pipeline.memory import peak_memory_bytes
 from twolayer.convex.admm import ADMM
 from twolayer.convex.patterns import Patterns, sample_patterns
-from twolayer.convex.program import Certificate, ConvexProgram
+from twolayer.certificate import Certificate
+from twolayer.convex.program import ConvexProgram
 
 BETA = 0.1
 GAP = 1e-4

@@ -1,1 +1,1 @@
-"""Two-layer ReLU networks: trained to global optimality as convex programs, and grokking on XOR clusters."""
+"""Two-layer ReLU networks: convex programs and their solvers, gradient descent, XOR clusters, estimators."""

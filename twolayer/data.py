@@ -1,11 +1,12 @@
 """Rows for two-layer networks: synthetic tasks, and the affine map that prepares rows of any origin."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-TaskName = Literal["product", "teacher", "xor"]
+from twolayer.config import CLASSIFICATION, LossName, TaskName
+
 _SPREAD = 0.2
 
 
@@ -77,6 +78,25 @@ def synthetic_rows(task: TaskName, n: int, d: int, *, noise: float, classes: boo
         target = x[:, 0] * x[:, 1]
     y = target + noise * torch.randn(n, generator=generator, dtype=torch.float64)
     return Rows(x, torch.where(y > 0, 1.0, -1.0).to(x) if classes else y)
+
+
+def check_data(x: Tensor, y: Tensor, beta: float, loss: LossName) -> None:
+    """Raises ValueError saying what is wrong with the data or beta."""
+    if x.ndim != 2 or len(x) == 0 or x.shape[1] == 0:
+        raise ValueError(f"X has shape {tuple(x.shape)}; give rows of features, at least one of each")
+    if y.shape != (len(x),):
+        raise ValueError(f"y has shape {tuple(y.shape)}; X has {len(x)} rows, so it must be ({len(x)},)")
+    for name, values in (("X", x), ("y", y)):
+        n_bad = int((~torch.isfinite(values)).sum())
+        if n_bad:
+            raise ValueError(f"{name} holds {n_bad} values that are NaN or infinite; drop or fill those rows")
+    if not beta > 0:
+        raise ValueError(f"beta is {beta}; it must be more than 0 (without regularisation there is no dual bound)")
+    if loss in CLASSIFICATION and not bool(((y == 1) | (y == -1)).all()):
+        given = ", ".join(f"{value:g}" for value in y.unique()[:5].tolist())
+        raise ValueError(f"labels are {given}; logistic and hinge loss take -1 and 1")
+    if float(x.norm()) == 0:
+        raise ValueError("every entry of X is zero; there is nothing to learn from")
 
 
 def _inverse(scale: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twolayer.losses import LOSSES, LossName
+from twolayer.config import LossName
+from twolayer.losses import LOSSES
 from twolayer.network import Network
-from twolayer.convex.program import Certificate, certificate_of, check_data
+from twolayer.data import check_data
 
 
 class NetworkDescent:
@@ -30,7 +31,7 @@ class NetworkDescent:
         self, x: Tensor, y: Tensor, *, beta: float, loss: LossName, n_neurons: int, n_restarts: int, n_steps: int,
         learning_rate: float, seed: int,
     ) -> None:  # fmt: skip
-        check_data(x, y, beta, LOSSES[loss])
+        check_data(x, y, beta, loss)
         for name, value in (("n_neurons", n_neurons), ("n_restarts", n_restarts), ("n_steps", n_steps)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be 1 or more")
@@ -47,10 +48,13 @@ class NetworkDescent:
         self.step_number = 0
         self._best = (math.inf, self._hidden[0].clone(), self._output[0].clone())
 
+    certificate: None = None
+    """Descent proves nothing."""
+
     @property
-    def certificate(self) -> Certificate:
-        """The lowest objective met, over the bound 0: descent proves nothing."""
-        return certificate_of(self._best[0], 0.0, 0.0)
+    def objective(self) -> float:
+        """The lowest met."""
+        return self._best[0]
 
     def step(self, batch: object = None) -> dict[str, Tensor | float]:
         """One step; ``loss`` is the best restart's objective, ``median_objective`` that of the middle one."""

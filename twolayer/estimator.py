@@ -20,7 +20,8 @@ from twolayer.convex.admm import ADMM
 from twolayer.data import Preparation, fit_preparation
 from twolayer.network import Network
 from twolayer.convex.patterns import enumerate_patterns, sample_patterns
-from twolayer.convex.program import Certificate, ConvexProgram
+from twolayer.certificate import Certificate
+from twolayer.convex.program import ConvexProgram
 
 Array = NDArray[np.float64]
 

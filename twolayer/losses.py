@@ -3,13 +3,14 @@
 With f a prediction and y its label, r = -dl/df is the dual variable of a row, and -l*(-r) its dual value (Fenchel).
 """
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-LossName = Literal["squared", "logistic", "hinge"]
+from twolayer.config import LossName
+
 _NEWTON_STEPS = 30
 
 
@@ -41,12 +42,16 @@ class Loss(Protocol):
         """-l*(-r), a scalar: what the dual variables r prove as a lower bound, when they are feasible."""
         ...
 
-    def margin_slope(self, margin: Tensor) -> Tensor:
-        """-dl/dm at margin m = y f, for classification."""
-        ...
-
     def best_scale(self, r: Tensor, y: Tensor, largest: float) -> float:
         """t in [0, largest] for which t r stays in the loss's domain and `dual_value` of it is highest, or nearly."""
+        ...
+
+
+class MarginLoss(Loss, Protocol):
+    """A loss of labels -1 and 1 through the margin m = y f."""
+
+    def margin_slope(self, margin: Tensor) -> Tensor:
+        """-dl/dm, ``[n]``."""
         ...
 
 
@@ -70,9 +75,6 @@ class Squared:
 
     def dual_value(self, r: Tensor, y: Tensor) -> Tensor:
         return r @ y - 0.5 * r @ r
-
-    def margin_slope(self, margin: Tensor) -> Tensor:
-        raise AssertionError("a squared loss has no margin")
 
     def best_scale(self, r: Tensor, y: Tensor, largest: float) -> float:
         size = float(r @ r)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from twolayer.attacks import fgsm, pgd
 from twolayer.data import Rows
-from twolayer.losses import LOSSES, LossName
+from twolayer.config import LossName
+from twolayer.losses import LOSSES
 from twolayer.network import Network, network_objective
 
 _CHANCE = 0.5

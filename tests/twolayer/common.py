@@ -5,7 +5,8 @@ from typing import Any, get_args
 import torch
 
 from twolayer.convex.admm import ADMM
-from twolayer.losses import LOSSES, LossName
+from twolayer.config import LossName
+from twolayer.losses import LOSSES
 from twolayer.convex.patterns import sample_patterns
 from twolayer.convex.program import ConvexProgram
 

@@ -156,10 +156,10 @@ def test_no_descent_is_below_the_enumerated_optimum(loss):
     )
     for _ in range(2000):
         descent.step()
-    assert descent.certificate.objective >= certificate.lower_bound
-    assert descent.certificate.objective <= certificate.objective * 1.01
+    assert descent.objective >= certificate.lower_bound
+    assert descent.objective <= certificate.objective * 1.01
     achieved = network_objective(descent.network(), program.x, program.y, beta=0.1, loss=program.loss)
-    assert float(achieved) == pytest.approx(descent.certificate.objective, rel=1e-12)
+    assert float(achieved) == pytest.approx(descent.objective, rel=1e-12)
 
 
 @pytest.mark.parametrize(("n", "d"), [(7, 2), (9, 3), (6, 4)])
@@ -193,7 +193,7 @@ def test_a_program_over_a_networks_patterns_is_no_worse_than_the_network():
     patterns = patterns_of(program.x, descent.network().hidden)
     better = solved(ConvexProgram(program.x, program.y, patterns, beta=0.1, loss="logistic")).certificate
     assert better.relative_gap < 1e-6
-    assert better.objective <= descent.certificate.objective
+    assert better.objective <= descent.objective
 
 
 def test_a_path_of_beta_shares_its_factors_and_starts_warm():

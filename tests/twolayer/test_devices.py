@@ -10,7 +10,8 @@ from twolayer.convex.admm import ADMM
 from twolayer.convex.linear_step import BlockStep, ExactStep
 from twolayer.convex.patterns import Patterns
 from twolayer.convex.program import ConvexProgram
-from twolayer.robust.admm import RobustADMM, RobustProgram
+from twolayer.robust.admm import RobustADMM
+from twolayer.robust.program import RobustProgram
 from twolayer.convex.scp import SampledProgram, sample_directions
 
 

@@ -10,7 +10,8 @@ from twolayer.attacks import fgsm, pgd
 from twolayer.data import synthetic_rows
 from twolayer.losses import LOSSES
 from twolayer.convex.patterns import sample_patterns
-from twolayer.robust.admm import RobustADMM, RobustProgram
+from twolayer.robust.admm import RobustADMM
+from twolayer.robust.program import RobustProgram
 
 
 def solved(loss, epsilon: float = 0.1) -> RobustADMM:

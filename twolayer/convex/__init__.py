@@ -1,0 +1,1 @@
+"""The convex program, its patterns and cones, and its solvers."""

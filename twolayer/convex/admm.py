@@ -19,7 +19,8 @@ from torch import Tensor
 from twolayer.convex.linear_step import ExactStep, LinearStep
 from twolayer.network import Network
 from twolayer.interior.polish import Polish, can_polish
-from twolayer.convex.program import Certificate, ConvexProgram
+from twolayer.certificate import Certificate
+from twolayer.convex.program import ConvexProgram
 
 RELAXATION = 1.6
 _BALANCE_EVERY = 20

@@ -9,17 +9,19 @@ over the given activation patterns D_i, with E_i = 2 D_i - I (Pilanci and Ergen 
 over networks whose neurons have those patterns. A point is held as ``u [2, n_patterns, d]``: v, then w.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from twolayer.certificate import Certificate, certificate_of
+from twolayer.config import LossName
 from twolayer.convex.cones import cone_centres, cone_projection, pull_inside
-from twolayer.losses import LOSSES, Loss, LossName
-from twolayer.network import Network
 from twolayer.convex.patterns import Patterns
+from twolayer.data import check_data
+from twolayer.losses import LOSSES
+from twolayer.network import Network
 
-_SIGNS = (1.0, -1.0)
+SIGNS = (1.0, -1.0)
+"""Of the output weights of v and w."""
 _SETTLED = 1e-9
 """A slope this much over beta costs the bound as little, and is not projected."""
 _SHARES = tuple(10.0**-decade for decade in range(1, 9))
@@ -27,31 +29,8 @@ _MOST_PROJECTION_WORK = 1e10
 """Multiplications in one iteration of `cone_projection` over all cones."""
 
 
-class Certificate(NamedTuple):
-    """How good a point is, proved; an infeasible one scores below the optimum, so read both numbers."""
-
-    objective: float
-    """Of the point moved inside its cones: an upper bound on the optimum."""
-    lower_bound: float
-    """Dual value of a dual-feasible point."""
-    relative_gap: float
-    """(objective - lower_bound) / max(1, |objective|): at least the relative distance from the optimum."""
-    violation: float
-    """Largest amount by which the point itself leaves a cone, over the largest |X_k||u_i|."""
-
-    def best_with(self, other: "Certificate") -> "Certificate":
-        """The lower objective, with its violation, and the higher bound of two certificates of one program."""
-        better = self if self.objective <= other.objective else other
-        return certificate_of(better.objective, max(self.lower_bound, other.lower_bound), better.violation)
-
-
-def certificate_of(objective: float, lower_bound: float, violation: float) -> Certificate:
-    """The certificate that an upper and a lower bound make."""
-    return Certificate(objective, lower_bound, (objective - lower_bound) / max(1.0, abs(objective)), violation)
-
-
-class ConvexProgram:
-    """Data, patterns and regularisation; the linear maps and values that the solvers share.
+class PatternMaps:
+    """Rows, labels and patterns, and the maps on a point that programs over patterns share.
 
     Args:
         x: ``[n, d]`` rows, float64.
@@ -62,26 +41,17 @@ class ConvexProgram:
     """
 
     def __init__(self, x: Tensor, y: Tensor, patterns: Patterns, *, beta: float, loss: LossName) -> None:
-        check_data(x, y, beta, LOSSES[loss])
+        check_data(x, y, beta, loss)
         self.x, self.y, self.beta = x, y, beta
         self.loss = LOSSES[loss]
         self.active = patterns.active.to(x.dtype)
         """``[n, n_patterns]``: 1 where the row is on."""
         self.signs = 2 * self.active - 1
-        self.directions = cone_centres(x, self.signs, patterns.directions)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of a point: 2, n_patterns, d."""
         return (2, self.active.shape[1], self.x.shape[1])
-
-    def predictions(self, u: Tensor) -> Tensor:
-        """F u = sum_i D_i X (v_i - w_i), ``[n]``."""
-        return torch.linalg.vecdot(self.x @ (u[0] - u[1]).T, self.active)
-
-    def predictions_adjoint(self, r: Tensor) -> Tensor:
-        """X' D_i r, ``[n_patterns, d]``: the half of F' r that belongs to v; that of w is its negative."""
-        return (self.active * r[:, None]).T @ self.x
 
     def slacks(self, u: Tensor) -> Tensor:
         """E_i X u_i, ``[2, n, n_patterns]``: negative where a cone is left."""
@@ -91,14 +61,43 @@ class ConvexProgram:
         """X' E_i s_i, of the shape of a point."""
         return (self.signs * s).transpose(1, 2) @ self.x
 
+    def relative_violation(self, margins: Tensor, u: Tensor) -> float:
+        """Largest amount by which ``margins`` are negative, over the largest |X_k||u_i|."""
+        scale = float(self.x.norm(dim=1).max() * u.norm(dim=2).max())
+        return float((-margins).clamp_min(0).max()) / scale if scale > 0 else 0.0
+
+    def network(self, u: Tensor) -> Network:
+        """The network of a feasible point: neurons v / sqrt|v| with weight sqrt|v|, w / sqrt|w| with weight -sqrt|w|."""
+        groups = u.flatten(0, 1)
+        sides = torch.tensor(SIGNS, dtype=u.dtype, device=u.device).repeat_interleave(u.shape[1])
+        norms = groups.norm(dim=1)
+        kept = norms > 0
+        root = norms[kept].sqrt()
+        return Network(groups[kept] / root[:, None], sides[kept] * root)
+
+
+class ConvexProgram(PatternMaps):
+    """The program of plain training; arguments as for `PatternMaps`."""
+
+    def __init__(self, x: Tensor, y: Tensor, patterns: Patterns, *, beta: float, loss: LossName) -> None:
+        super().__init__(x, y, patterns, beta=beta, loss=loss)
+        self.directions = cone_centres(x, self.signs, patterns.directions)
+
+    def predictions(self, u: Tensor) -> Tensor:
+        """F u = sum_i D_i X (v_i - w_i), ``[n]``."""
+        return torch.linalg.vecdot(self.x @ (u[0] - u[1]).T, self.active)
+
+    def predictions_adjoint(self, r: Tensor) -> Tensor:
+        """X' D_i r, ``[n_patterns, d]``: the half of F' r that belongs to v; that of w is its negative."""
+        return (self.active * r[:, None]).T @ self.x
+
     def objective(self, u: Tensor) -> float:
         """Value at a point, feasible or not."""
         return float(self.loss.value(self.predictions(u), self.y) + self.beta * u.norm(dim=2).sum())
 
     def violation(self, u: Tensor) -> float:
         """Largest amount by which a cone is left, over the largest |X_k||u_i|."""
-        scale = float(self.x.norm(dim=1).max() * u.norm(dim=2).max())
-        return float((-self.slacks(u)).clamp_min(0).max()) / scale if scale > 0 else 0.0
+        return self.relative_violation(self.slacks(u), u)
 
     def feasible(self, u: Tensor) -> Tensor:
         """The point with every group moved just inside its cone; groups that are zero stay so."""
@@ -120,7 +119,7 @@ class ConvexProgram:
         and the program is not so large that this would take minutes.
         """
         slopes = self.predictions_adjoint(r)
-        c = torch.stack([sign * slopes for sign in _SIGNS])
+        c = torch.stack([sign * slopes for sign in SIGNS])
         stretched = c.norm(dim=2)
         if multipliers is not None:
             stretched = torch.minimum(stretched, (c + self.slacks_adjoint(multipliers)).norm(dim=2))
@@ -143,31 +142,3 @@ class ConvexProgram:
         t = self.loss.best_scale(r, self.y, self.beta / largest if largest > 0 else float("inf"))
         lower = float(self.loss.dual_value(t * r, self.y))
         return certificate_of(upper, lower, self.violation(u))
-
-    def network(self, u: Tensor) -> Network:
-        """The network of a feasible point: neurons v / sqrt|v| with weight sqrt|v|, w / sqrt|w| with weight -sqrt|w|."""
-        groups = u.flatten(0, 1)
-        sides = torch.tensor(_SIGNS, dtype=u.dtype, device=u.device).repeat_interleave(u.shape[1])
-        norms = groups.norm(dim=1)
-        kept = norms > 0
-        root = norms[kept].sqrt()
-        return Network(groups[kept] / root[:, None], sides[kept] * root)
-
-
-def check_data(x: Tensor, y: Tensor, beta: float, loss: Loss) -> None:
-    """Raises ValueError saying what is wrong with the data or beta."""
-    if x.ndim != 2 or len(x) == 0 or x.shape[1] == 0:
-        raise ValueError(f"X has shape {tuple(x.shape)}; give rows of features, at least one of each")
-    if y.shape != (len(x),):
-        raise ValueError(f"y has shape {tuple(y.shape)}; X has {len(x)} rows, so it must be ({len(x)},)")
-    for name, values in (("X", x), ("y", y)):
-        n_bad = int((~torch.isfinite(values)).sum())
-        if n_bad:
-            raise ValueError(f"{name} holds {n_bad} values that are NaN or infinite; drop or fill those rows")
-    if not beta > 0:
-        raise ValueError(f"beta is {beta}; it must be more than 0 (without regularisation there is no dual bound)")
-    if loss.is_classification and not bool(((y == 1) | (y == -1)).all()):
-        given = ", ".join(f"{value:g}" for value in y.unique()[:5].tolist())
-        raise ValueError(f"labels are {given}; logistic and hinge loss take -1 and 1")
-    if float(x.norm()) == 0:
-        raise ValueError("every entry of X is zero; there is nothing to learn from")

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from twolayer.convex.cones import TO_BOUNDARY
 from twolayer.convex.factors import cholesky, solve_factored
-from twolayer.losses import LOSSES, LossName
+from twolayer.config import LossName
+from twolayer.losses import LOSSES
 from twolayer.network import Network
 from twolayer.interior.newton_terms import Pairs, newton_term
-from twolayer.convex.program import Certificate, certificate_of, check_data
+from twolayer.certificate import Certificate, certificate_of
+from twolayer.data import check_data
 
 _ZERO = 1e-9
 """An output weight this small beside the largest is zero."""
@@ -59,7 +61,7 @@ class SampledProgram:
     """
 
     def __init__(self, x: Tensor, y: Tensor, directions: Tensor, *, beta: float, loss: LossName) -> None:
-        check_data(x, y, beta, LOSSES[loss])
+        check_data(x, y, beta, loss)
         self.x, self.y, self.beta = x, y, beta
         self.loss = LOSSES[loss]
         activations = (x @ directions.T).clamp_min(0)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from twolayer.interior.central_path import CentralPath
 from twolayer.interior.newton_system import plan_of
-from twolayer.convex.program import Certificate, ConvexProgram
+from twolayer.certificate import Certificate
+from twolayer.convex.program import ConvexProgram
 
 _MOST_ROUNDS = 10
 _MOST_WORK = 4e12

@@ -1,0 +1,1 @@
+"""l-infinity adversarial training as a convex program."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from twolayer.losses import Loss
+from twolayer.losses import Hinge, Logistic, Loss
 
 _BISECTIONS = 45
 
@@ -41,7 +41,7 @@ def prox_worst_loss(
     def z_of(kappa: Tensor, theta: Tensor) -> Tensor:
         return soft_threshold(a - step * kappa[:, None] * x, step * epsilon * theta[:, None])
 
-    if loss.is_classification:
+    if isinstance(loss, Logistic | Hinge):
 
         def slope_at(theta: Tensor) -> Tensor:
             z = z_of(-y * theta, theta)

@@ -1,0 +1,1 @@
+"""XOR clusters and gradient descent on them."""

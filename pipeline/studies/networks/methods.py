@@ -20,11 +20,14 @@ from twolayer.convex.admm import ADMM
 from twolayer.data import Rows
 from twolayer.descent import NetworkDescent
 from twolayer.convex.linear_step import BlockStep, ExactStep, LinearStep
-from twolayer.losses import LOSSES, LossName
+from twolayer.config import LossName
+from twolayer.losses import LOSSES
 from twolayer.network import Network, network_objective
 from twolayer.convex.patterns import Patterns, enumerate_patterns, patterns_of, sample_patterns
-from twolayer.convex.program import Certificate, ConvexProgram, certificate_of
-from twolayer.robust.admm import RobustADMM, RobustProgram
+from twolayer.certificate import Certificate, certificate_of
+from twolayer.convex.program import ConvexProgram
+from twolayer.robust.admm import RobustADMM
+from twolayer.robust.program import RobustProgram
 from twolayer.convex.scp import SampledProgram, n_samples_for, sample_directions
 
 _SCP_STEPS = 100

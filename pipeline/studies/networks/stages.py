@@ -23,7 +23,7 @@ from core.trainer import Checkpoints, NoBatches, StepRecord, fit
 from twolayer.convex.admm import ADMM
 from twolayer.data import Rows
 from twolayer.io import SavedNetwork, load_network, save_network
-from twolayer.convex.program import Certificate
+from twolayer.certificate import Certificate
 
 _EVALUATION = "eval.json"
 

@@ -12,7 +12,8 @@ from hookpoints.models import ModelConfig
 from core.schema import Schema
 from pipeline.studies.saes.study import RunConfig, Study
 from twolayer.data import TaskName
-from twolayer.losses import LOSSES, LossName
+from twolayer.config import LossName
+from twolayer.losses import LOSSES
 from twolayer.xor.descent import XORConfig
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
