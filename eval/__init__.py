@@ -1,1 +1,1 @@
-"""Metrics and verdicts: reads activations and trained models, never trains."""
+"""Measures and reports; never trains."""

@@ -4,22 +4,20 @@
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportOperatorIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import pandas as pd
 
-from eval.page.charts import Chart, Curve, interactive, write_static
 from eval.networks.verdicts import choose, network_sentences, network_verdict_table
-from eval.page.sections import Panel, Section, Verdict, table_for_people, write_page
-from eval.saes.report import ReportFiles, StudyFacts, activation_facts, closing_sections
-from core.files import write_atomically
-from twolayer.losses import LOSSES
+from eval.page.charts import Chart, Curve
+from eval.page.report import VERDICTS, Report, StudyFacts, activation_facts, closing_sections
+from eval.page.sections import Section, Verdict, table_for_people
+from hookpoints.manifest import Manifest
+from twolayer.config import CLASSIFICATION
 
 _FLOOR = 1e-12
-_FIRST_COLUMNS = [
-    "task", "label", "beta", "seed", "objective", "relative_gap", "violation", "train_score", "test_score", "n_neurons",
-]  # fmt: skip
+_FIRST_COLUMNS = "task label beta seed objective relative_gap violation train_score test_score n_neurons".split()
 _TRACE_NOTE = (
     "At the smallest beta, first seed. The objective is that of the best feasible point, its gap the distance to a proved lower "
     "bound; a violation of 0 is drawn at 1e-12. Gradient descent proves no bound."
@@ -34,45 +32,36 @@ class NetworkProvenance(NamedTuple):
     """What the figures were made of."""
 
     study: StudyFacts
-    descriptions: dict[str, str]
+    descriptions: Mapping[str, str]
     """Of the rows of every task."""
-    manifest: dict[str, Any] | None
+    manifest: Manifest | None
     """Of the activations, where there are any."""
 
 
-def write_network_report(
-    folder: Path, table: pd.DataFrame, trace: pd.DataFrame, provenance: NetworkProvenance
-) -> ReportFiles:
-    """Write ``report.html``, ``verdicts.csv`` and ``plots/*.png`` from `eval.csv` and the lines of `metrics.jsonl`."""
+def network_report(table: pd.DataFrame, trace: pd.DataFrame, provenance: NetworkProvenance) -> Report:
+    """From the rows of `eval.csv` and the lines of the networks' metrics."""
     tasks = [str(task) for task in table["task"].unique()]
     charts = {task: _charts(table[table["task"] == task], trace, task) for task in tasks}
+    manifest = provenance.manifest
     sections = [
         Section("Verdicts", verdicts=[Verdict(task, network_sentences(table, task)) for task in tasks]),
-        Section(
-            "Convergence",
-            note=_TRACE_NOTE,
-            panels=[Panel(c.title, interactive(c)) for task in tasks for c in charts[task].convergence],
-        ),
+        Section("Convergence", note=_TRACE_NOTE, figures=[c for task in tasks for c in charts[task].convergence]),
         Section(
             "Scores",
             note="Means over seeds; a band spans the lowest and highest seed.",
-            panels=[Panel(c.title, interactive(c)) for task in tasks for c in charts[task].scores],
+            figures=[c for task in tasks for c in charts[task].scores],
         ),
         Section("Networks", note=_TABLE_NOTE, table=table_for_people(table, _FIRST_COLUMNS, "network_id")),
         Section("Rows", facts=list(provenance.descriptions.items())),
-        *([Section("Activations", facts=activation_facts(provenance.manifest))] if provenance.manifest else []),
+        *([] if manifest is None else [Section("Activations", facts=activation_facts(manifest))]),
         *closing_sections(provenance.study),
     ]
-    html = folder / "report.html"
     lead = (
         f"{len(table)} networks on {len(tasks)} task(s), {table['seed'].nunique()} seed(s), {table['loss'].iloc[0]} loss, "
         f"{table['n_train'].iloc[0]:,} training rows of width {table['d'].iloc[0]:,}."
     )
-    write_page(html, f"{provenance.study.name}: two-layer ReLU networks", lead, sections)
-    verdicts = folder / "verdicts.csv"
-    write_atomically(verdicts, lambda path: network_verdict_table(table).to_csv(path, index=False))
-    static = [chart for task in tasks for group in charts[task] for chart in group]
-    return ReportFiles(html, write_static(folder / "plots", static), [folder / "eval.csv", verdicts])
+    title = f"{provenance.study.name}: two-layer ReLU networks"
+    return Report(title, lead, sections, {VERDICTS: network_verdict_table(table)})
 
 
 class _Charts(NamedTuple):
@@ -97,15 +86,12 @@ def _charts(table: pd.DataFrame, trace: pd.DataFrame, task: str) -> _Charts:
         convergence.append(
             _trace_chart(task, certified, "violation", "step", "Cone violation", "violation against iteration")
         )
-    what = "Balanced accuracy" if LOSSES[table["loss"].iloc[0]].is_classification else "R²"
+    what = "Balanced accuracy" if table["loss"].iloc[0] in CLASSIFICATION else "R²"
     columns = [("train_score", "training rows"), ("test_score", "test rows")]
-    scores = [
-        Chart(
-            f"{task}_{column}", f"{task}: {rows} against beta", "beta", what,
-            [_band(str(label), of, column) for label, of in table.groupby("label", sort=False)], log_x=True,
-        )
-        for column, rows in columns
-    ]  # fmt: skip
+    scores = []
+    for column, rows in columns:
+        curves = [_band(str(label), of, column) for label, of in table.groupby("label", sort=False)]
+        scores.append(Chart(f"{task}_{column}", f"{task}: {rows} against beta", "beta", what, curves, log_x=True))
     attacked = _attack_chart(table, task, what)
     return _Charts([chart for chart in convergence if chart.curves], scores + ([attacked] if attacked else []))
 

@@ -1,69 +1,17 @@
-"""Metrics of a trained two-layer network on prepared rows: fit, certificate, attacks; and verdicts in words."""
+"""Verdicts on two-layer networks in words: certificates, the best beta of each method, probes, attacks."""
 
 # pandas types every selection as a union of frame, series and scalar:
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportOperatorIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import pandas as pd
-import torch
-from torch import Tensor
 
-from twolayer.attacks import fgsm, pgd
-from twolayer.data import Rows
-from twolayer.config import LossName
-from twolayer.losses import LOSSES
-from twolayer.network import Network, network_objective
+from twolayer.config import CLASSIFICATION
 
 _CHANCE = 0.5
 _TWO_SIDED_95 = 1.96
-
-
-def score(f: Tensor, y: Tensor, *, classes: bool) -> float:
-    """Balanced accuracy (mean over both classes of the share predicted) of labels, R2 = 1 - SSE/SST of targets."""
-    if not classes:
-        return float(1 - (f - y).square().sum() / (y - y.mean()).square().sum())
-    is_right = (f > 0) == (y > 0)
-    return float(torch.stack([is_right[y > 0].double().mean(), is_right[y < 0].double().mean()]).nanmean())
-
-
-def standard_error(f: Tensor, y: Tensor, *, classes: bool) -> float:
-    """Of `score` from the sampling of rows: sqrt(sum_c p_c (1 - p_c) / n_c) / 2 for balanced accuracy; not known of R2."""
-    if not classes:
-        return float("nan")
-    is_right = ((f > 0) == (y > 0)).double()
-    of_classes = [is_right[y > 0], is_right[y < 0]]
-    return float(sum(of.mean() * (1 - of.mean()) / len(of) for of in of_classes if len(of)) ** 0.5) / 2
-
-
-def evaluate_network(
-    network: Network, train: Rows, validation: Rows, test: Rows, *, beta: float, loss: LossName, epsilons: Sequence[float],
-    pgd_steps: int,
-) -> dict[str, float]:  # fmt: skip
-    """Scores on three sets of rows, the non-convex objective, and scores on test rows under attack at each epsilon."""
-    classes = LOSSES[loss].is_classification
-    objective = network_objective(network, train.x.cpu(), train.y.cpu(), beta=beta, loss=LOSSES[loss])
-    measured = {
-        "n_neurons": len(network.output),
-        "network_objective": float(objective),
-        "train_score": score(network(train.x), train.y, classes=classes),
-        "validation_score": score(network(validation.x), validation.y, classes=classes),
-        "test_score": score(network(test.x), test.y, classes=classes),
-        "test_standard_error": standard_error(network(test.x), test.y, classes=classes),
-    }
-    for epsilon in epsilons:
-        generator = torch.Generator().manual_seed(0)
-        attacked = {
-            "fgsm": fgsm(network, test.x, test.y, epsilon=epsilon, loss=LOSSES[loss]),
-            "pgd": pgd(
-                network, test.x, test.y, epsilon=epsilon, loss=LOSSES[loss], generator=generator, n_steps=pgd_steps
-            ),
-        }
-        for attack, x in attacked.items():
-            measured[f"{attack}_{epsilon:g}"] = score(network(x), test.y, classes=classes)
-    return measured
 
 
 class Chosen(NamedTuple):
@@ -100,7 +48,7 @@ def choose(table: pd.DataFrame) -> dict[str, list[Chosen]]:
 def network_sentences(table: pd.DataFrame, task: str) -> list[str]:
     """What an evaluation table says of a task, one sentence each."""
     of_task = table[table["task"] == task]
-    what = "balanced accuracy" if LOSSES[table["loss"].iloc[0]].is_classification else "R²"
+    what = "balanced accuracy" if table["loss"].iloc[0] in CLASSIFICATION else "R²"
     said = [*_certificate_sentences(of_task), *_descent_sentences(of_task)]
     chosen = choose(of_task)[task]
     scores = "; ".join(f"{one.label} {one.test_score:.3f}" for one in chosen)

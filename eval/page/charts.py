@@ -1,14 +1,15 @@
-"""Curves, bands and histograms: one description each, drawn by plotly for the page and by matplotlib for a paper."""
+"""Charts as descriptions: drawn by `eval.page.interactive` for the page and by `eval.page.static` for a paper."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from eval.figures import COLOURS, MATPLOTLIB_DASHES, MATPLOTLIB_MARKERS, PLOTLY_DASHES, PLOTLY_MARKERS, page_layout
-from core.files import write_atomically
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+# Okabe and Ito's palette: told apart in every common form of colour blindness; markers and dashes say it again.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+GRID = "#e3e6ea"
+BAND_OPACITY = 0.18
+HISTOGRAM_OPACITY = 0.55
+TICKS = tuple(digit * 10.0**power for power in range(-2, 6) for digit in (1, 1.5, 2, 3, 5, 7))
+"""For a logarithmic axis that spans a decade or two."""
 
 
 class Curve(NamedTuple):
@@ -19,10 +20,12 @@ class Curve(NamedTuple):
     y: Sequence[float]
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
+    notes: Sequence[str] | None = None
+    """What a point says of itself beside its coordinates."""
 
 
 class Chart(NamedTuple):
-    """A panel of curves."""
+    """A panel of curves; charts of one name share a static figure, side by side."""
 
     name: str
     """File name of the static figure."""
@@ -33,6 +36,10 @@ class Chart(NamedTuple):
     log_x: bool = False
     log_y: bool = False
     markers: bool = True
+    x_ticks: Sequence[float] | None = None
+    """Where the page's axis has numbers; the drawing library chooses unless given."""
+    from_zero: bool = False
+    """Whether the y axis begins at 0."""
 
 
 class Histogram(NamedTuple):
@@ -41,75 +48,14 @@ class Histogram(NamedTuple):
     name: str
     title: str
     x_label: str
+    y_label: str
     samples: Sequence[tuple[str, Sequence[float]]]
+    n_bins: int = 40
 
 
-def interactive(chart: Chart | Histogram) -> "go.Figure":
-    """For the page."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    if isinstance(chart, Histogram):
-        for number, (label, values) in enumerate(chart.samples):
-            figure.add_histogram(
-                x=list(values), name=label, opacity=0.55, marker_color=COLOURS[number % 7],
-                xbins={"start": -1.0, "end": 1.0, "size": 0.05}, histnorm="probability",
-            )  # fmt: skip
-        page_layout(
-            figure, x={"title": {"text": chart.x_label}, "range": [-1, 1]}, y={"title": {"text": "Share of neurons"}}
-        )
-        figure.update_layout(barmode="overlay")
-        return figure
-    for number, curve in enumerate(chart.curves):
-        colour = COLOURS[number % 7]
-        if curve.low is not None and curve.high is not None:
-            figure.add_scatter(
-                x=[*curve.x, *reversed(curve.x)], y=[*curve.high, *reversed(curve.low)], fill="toself", fillcolor=colour,
-                opacity=0.18, line={"width": 0}, hoverinfo="skip", showlegend=False, legendgroup=curve.label, mode="lines",
-            )  # fmt: skip
-        figure.add_scatter(
-            x=list(curve.x), y=list(curve.y), name=curve.label, legendgroup=curve.label,
-            mode="lines+markers" if chart.markers else "lines",
-            line={"color": colour, "dash": PLOTLY_DASHES[number % 7], "width": 2},
-            marker={"symbol": PLOTLY_MARKERS[number % 7], "size": 8},
-        )  # fmt: skip
-    page_layout(
-        figure,
-        x={"title": {"text": chart.x_label}, **({"type": "log"} if chart.log_x else {})},
-        y={"title": {"text": chart.y_label}, **({"type": "log", "exponentformat": "power"} if chart.log_y else {})},
-    )
-    return figure
+Figure = Chart | Histogram
 
 
-def write_static(folder: Path, charts: Sequence[Chart | Histogram]) -> list[Path]:
-    """One PNG a chart into ``folder``; returns their paths."""
-    from matplotlib.figure import Figure
-
-    paths = []
-    for chart in charts:
-        figure = Figure(figsize=(5.2, 4.2), layout="constrained")
-        axis = figure.subplots()
-        if isinstance(chart, Histogram):
-            for number, (label, values) in enumerate(chart.samples):
-                weights = [1 / len(values)] * len(values)
-                axis.hist(
-                    values, bins=40, range=(-1, 1), weights=weights, alpha=0.55, label=label, color=COLOURS[number % 7]
-                )
-            axis.set(xlabel=chart.x_label, ylabel="Share of neurons", title=chart.title)
-        else:
-            for number, curve in enumerate(chart.curves):
-                style = {"color": COLOURS[number % 7], "linestyle": MATPLOTLIB_DASHES[number % 7], "label": curve.label}
-                marker = MATPLOTLIB_MARKERS[number % 7] if chart.markers else None
-                axis.plot(curve.x, curve.y, marker=marker, markersize=4, **style)  # pyright: ignore[reportArgumentType]
-                if curve.low is not None and curve.high is not None:
-                    axis.fill_between(
-                        curve.x, curve.low, curve.high, color=COLOURS[number % 7], alpha=0.18, linewidth=0
-                    )
-            axis.set(xlabel=chart.x_label, ylabel=chart.y_label, title=chart.title)
-            axis.set(xscale="log" if chart.log_x else "linear", yscale="log" if chart.log_y else "linear")
-        axis.grid(color="#e3e6ea")
-        axis.legend(fontsize="small", frameon=False)
-        path = folder / f"{chart.name}.png"
-        write_atomically(path, lambda temporary, figure=figure: figure.savefig(temporary, format="png", dpi=150))
-        paths.append(path)
-    return paths
+def colour(number: int) -> str:
+    """Of the curve or sample of that number."""
+    return COLOURS[number % len(COLOURS)]

@@ -3,16 +3,15 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from core.files import write_text
+from eval.page.charts import Figure
+from eval.page.interactive import draw
 
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATE = Path(__file__).with_name("report.html")
 _PLOTLY_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 
 
@@ -23,20 +22,13 @@ class Verdict(NamedTuple):
     sentences: list[str]
 
 
-class Panel(NamedTuple):
-    """A figure under a title."""
-
-    title: str
-    figure: "go.Figure"
-
-
 class Section(NamedTuple):
     """A headed part of the page; what is empty is left out."""
 
     title: str
     note: str = ""
     verdicts: Sequence[Verdict] = ()
-    panels: Sequence[Panel] = ()
+    figures: Sequence[Figure] = ()
     table: pd.DataFrame | None = None
     facts: Sequence[tuple[str, str]] = ()
     text: str = ""
@@ -48,23 +40,23 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True)
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATE.parent), autoescape=True)
     parts = [
         {
             **section._asdict(),
-            "panels": [{"title": p.title, "html": Markup(_figure_html(p.figure))} for p in section.panels],
+            "panels": [{"title": figure.title, "html": Markup(_html(figure))} for figure in section.figures],
             "table": None if section.table is None else _table(section.table),
         }
         for section in sections
     ]
-    page = environment.get_template("report.html").render(
+    page = environment.get_template(_TEMPLATE.name).render(
         title=title, lead=lead, sections=parts, plotly_js=Markup(get_plotlyjs())
     )
     write_text(path, page)
 
 
-def _figure_html(figure: "go.Figure") -> str:
-    return figure.to_html(full_html=False, include_plotlyjs=False, config=_PLOTLY_CONFIG)
+def _html(figure: Figure) -> str:
+    return draw(figure).to_html(full_html=False, include_plotlyjs=False, config=_PLOTLY_CONFIG)
 
 
 def _table(frame: pd.DataFrame) -> dict[str, Any]:

@@ -1,23 +1,26 @@
-"""Grouping an evaluation table into families (one curve each) and their sweeps."""
+"""Grouping an evaluation table into families (one curve each), their labels, and which of them are compared."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from eval.saes.pareto import Sweep
+from saes.architectures.base import Architecture
+from saes.config import LearnerConfig
 
-FAMILY_COLUMNS = ["architecture", "d_sae", "tying", "one_sided", "auxiliary_loss", "threshold_init"]
-_ARCHITECTURE_NAMES = {"gated": "Gated", "sa_gated": "SA-GSAE"}
+Selector = Mapping[str, Any]
+"""Columns and the values that a family has in them: ``{"architecture": "gated", "d_sae": 2304}``."""
 
 
 class Family(NamedTuple):
     """SAEs of one hookpoint that differ only in lambda and seed."""
 
     hook_name: str
-    architecture: str
     label: str
     """For people: architecture and width, and what else sets it apart."""
+    is_signed: bool
     n_params: int
     rows: pd.DataFrame
     """Their rows of the evaluation table, by lambda and seed."""
@@ -32,30 +35,85 @@ class Family(NamedTuple):
         l0, r_squared, dead = (pivot.to_numpy(dtype=np.float64) for pivot in pivots)
         return Sweep(l0, r_squared, dead, int(self.rows["d_sae"].iloc[0]))
 
+    def is_meant_by(self, selector: Selector) -> bool:
+        """Whether it has every value that the selector names."""
+        first = self.rows.iloc[0]
+        return all(name in first.index and first[name] == value for name, value in selector.items())
+
 
 def families(table: pd.DataFrame) -> list[Family]:
     """The curves of an evaluation table, by hookpoint in the order of the table."""
     found: list[Family] = []
-    for hook_name, of_hook in table.groupby("hook_name", sort=False):
-        for _, rows in of_hook.groupby(FAMILY_COLUMNS, sort=False, dropna=False):
-            first: dict[str, Any] = {str(name): value for name, value in rows.iloc[0].items()}
-            label = family_label(first, of_hook)
-            ordered = rows.sort_values(["sparsity_coefficient", "seed"])
-            found.append(Family(str(hook_name), str(first["architecture"]), label, int(first["n_params"]), ordered))
-    return found
+    for (hook_name, _), rows in table.groupby(["hook_name", "family"], sort=False):
+        first = rows.iloc[0]
+        ordered = rows.sort_values(["sparsity_coefficient", "seed"])
+        found.append(
+            Family(str(hook_name), str(first["label"]), bool(first["is_signed"]), int(first["n_params"]), ordered)
+        )
+    order = list(table["hook_name"].unique())
+    return sorted(found, key=lambda family: order.index(family.hook_name))
 
 
-def family_label(row: dict[str, Any], table: pd.DataFrame) -> str:
-    """``SA-GSAE 1152``, with tying and ablations where the study varies them or they are not the default."""
-    parts = [_ARCHITECTURE_NAMES[row["architecture"]], str(int(row["d_sae"]))]
-    if row["architecture"] == "sa_gated":
-        tyings = table.loc[table["architecture"] == "sa_gated", "tying"].unique()
-        if len(tyings) > 1 or row["tying"] != "full":
-            parts.append(f"tying {row['tying']}")
-        if row["one_sided"]:
-            parts.append("one-sided")
-    if not row["auxiliary_loss"]:
-        parts.append("no auxiliary loss")
-    if row["threshold_init"] != "calibrated":
-        parts.append(f"{row['threshold_init']} init")
-    return " ".join(parts[:2]) + "".join(f", {part}" for part in parts[2:])
+def pairs(found: Sequence[Family], compare: Sequence[tuple[Selector, Selector]] | None) -> list[tuple[Family, Family]]:
+    """Families to compare, on each hookpoint: those that ``compare`` names, or every signed one against every unsigned one."""
+
+    def is_asked_for(a: Family, b: Family) -> bool:
+        if compare is None:
+            return a.is_signed and not b.is_signed
+        return any(a.is_meant_by(of_a) and b.is_meant_by(of_b) for of_a, of_b in compare)
+
+    return [(a, b) for a in found for b in found if a is not b and a.hook_name == b.hook_name and is_asked_for(a, b)]
+
+
+class Member(NamedTuple):
+    """What a family of a study is made with."""
+
+    architecture: Architecture
+    learner: LearnerConfig
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What tells families apart, by column of an evaluation table."""
+        learner = {name: getattr(self.learner, name) for name in self.architecture.learner_settings}
+        return {
+            "architecture": self.architecture.name,
+            "d_sae": self.architecture.d_sae,
+            **self.architecture.variant,
+            **learner,
+        }
+
+
+def labels(members: Sequence[Member]) -> list[str]:
+    """``SA-GSAE 1152``, with a setting where the members of that architecture vary it or it is not the default."""
+    default = LearnerConfig()
+
+    def label(member: Member) -> str:
+        kind = type(member.architecture)
+        columns = [other.columns for other in members if type(other.architecture) is kind]
+        parts = []
+        for name, value in member.columns.items():
+            usual = getattr(default, name, None) if hasattr(default, name) else getattr(kind, name, None)
+            varies = any(other[name] != value for other in columns)
+            if name not in ("architecture", "d_sae") and (varies or value != usual):
+                parts.append(_phrase(name, value))
+        said = "".join(f", {part}" for part in parts if part)
+        return f"{member.architecture.title} {member.architecture.d_sae}{said}"
+
+    return [label(member) for member in members]
+
+
+def _phrase(name: str, value: Any) -> str:
+    """A setting in words: ``tying none``, ``one-sided``, ``no auxiliary loss``; empty for what goes without saying."""
+    words = name.replace("_", " ")
+    if value is True:
+        return words.replace(" ", "-") if name not in _ON_BY_DEFAULT else ""
+    if value is False:
+        return f"no {words}" if name in _ON_BY_DEFAULT else ""
+    if value is None:
+        return ""
+    if name == "threshold_init":
+        return "" if value == LearnerConfig().threshold_init else f"{value} init"
+    return f"{words.replace('l0', 'L0')} {value:g}" if isinstance(value, float) else f"{words} {value}"
+
+
+_ON_BY_DEFAULT = frozenset(name for name, value in vars(LearnerConfig()).items() if value is True)

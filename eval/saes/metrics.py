@@ -1,11 +1,13 @@
-"""Metrics of a trained SAE on held-out activations: one definition each, streaming, float64 accumulators."""
+"""Metrics of a trained SAE on held-out activations: one definition each, streaming."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from eval.metrics import RSquared, values
 from hookpoints.shards import ActivationDataset
 from saes.sae import SAE
 
@@ -14,135 +16,166 @@ _ANTIPODAL_COSINE = -0.9
 _COSINE_CHUNK = 2048
 
 
-class Evaluation(NamedTuple):
-    """Everything measured of one SAE; see the functions of the same names for the formulas."""
+class Rows(NamedTuple):
+    """Activations, their latents and reconstructions."""
 
-    l0: float
-    """Mean number of non-zero latents per token, of either sign."""
-    r_squared: float
-    """1 - SSE/SST over the rows that the norm-outlier filter keeps; SST about the mean of those same rows."""
-    r_squared_all_rows: float
-    """The same over every row, outliers included."""
-    dead_fraction: float
-    """Share of latents that fire on none of the evaluation tokens."""
-    bipolar_fraction: float
-    """Share of live latents that fire with each sign at least ``min_fires`` times."""
-    polarity_balance: float
-    """Mean over live latents of min(n+, n-)/(n+ + n-)."""
-    antipodal_fraction: float
-    """Share of live latents whose decoder row has another live one at cosine below -0.9."""
-    shrinkage: float
-    """Mean of <x_c, xhat_c>/||xhat_c||^2, centred; 1 is none, above 1 is shrunk."""
-    n_tokens: int
-    """Rows evaluated (without outliers)."""
-    n_outliers: int
-    """Rows that only ``r_squared_all_rows`` counts."""
+    x: Tensor
+    """``[n, d_in]``."""
+    latents: Tensor
+    """``[n, d_sae]``, signed."""
+    x_hat: Tensor
+    """``[n, d_in]``."""
 
 
-class SquaredErrors:
-    """Streaming SSE and SST; SST is about the mean of the rows seen, per dimension.
+class Batch:
+    """Some held-out rows as an SAE sees them, with and without the norm outliers."""
 
-    Sums run about the first batch's mean, so that they do not cancel.
-    """
+    def __init__(self, everything: Rows, is_outlier: Tensor) -> None:
+        self.everything = everything
+        self.kept = Rows(*(part[~is_outlier] for part in everything)) if bool(is_outlier.any()) else everything
 
-    def __init__(self) -> None:
-        self.n_rows = 0
-        self._sse = 0.0
-        self._origin: Tensor | None = None
-        self._sum: Tensor | None = None
-        self._sum_of_squares = 0.0
+    @cached_property
+    def n_positive(self) -> Tensor:
+        """``[d_sae]``: kept rows on which each latent is positive."""
+        return (self.kept.latents > 0).sum(dim=0)
 
-    def update(self, x: Tensor, x_hat: Tensor) -> None:
-        """Add rows ``x`` and their reconstructions ``x_hat``, both ``[n, d_in]``."""
-        if len(x) == 0:
-            return
-        exact = x.double()
-        if self._origin is None or self._sum is None:
-            self._origin, self._sum = exact.mean(dim=0), torch.zeros_like(exact[0])
-        shifted = exact - self._origin
-        self._sse += float((exact - x_hat.double()).pow(2).sum())
-        self._sum += shifted.sum(dim=0)
-        self._sum_of_squares += float(shifted.pow(2).sum())
-        self.n_rows += len(x)
+    @cached_property
+    def n_negative(self) -> Tensor:
+        """``[d_sae]``: kept rows on which each latent is negative."""
+        return (self.kept.latents < 0).sum(dim=0)
+
+
+class SAEMetric(Protocol):
+    """A column of an evaluation of SAEs; all but two leave the norm outliers out."""
+
+    name: str
+
+    def update(self, batch: Batch) -> None:
+        """Add rows."""
+        ...
 
     @property
-    def r_squared(self) -> float:
-        """1 - SSE/SST; NaN when there are no rows or they do not vary."""
-        if self._sum is None:
-            return float("nan")
-        sst = self._sum_of_squares - float(self._sum.pow(2).sum()) / self.n_rows
-        return 1 - self._sse / sst if sst > 0 else float("nan")
+    def value(self) -> float:
+        """Of the rows seen."""
+        ...
 
 
-def r_squared(x: Tensor, x_hat: Tensor) -> float:
-    """R2 = 1 - SSE/SST of ``x_hat [n, d_in]`` for ``x [n, d_in]``, SST about the mean of ``x`` per dimension."""
-    errors = SquaredErrors()
-    errors.update(x, x_hat)
-    return errors.r_squared
+class ReconstructionR2:
+    """`RSquared` of reconstructions, over the rows that the norm-outlier filter keeps, or over all of them."""
+
+    def __init__(self, name: str, *, all_rows: bool) -> None:
+        self.name = name
+        self._all_rows = all_rows
+        self._r_squared = RSquared(name)
+
+    def update(self, batch: Batch) -> None:
+        rows = batch.everything if self._all_rows else batch.kept
+        self._r_squared.update(rows.x, rows.x_hat)
+
+    @property
+    def value(self) -> float:
+        return self._r_squared.value
 
 
-class FiringCounts:
+class _Firings:
     """How often each latent fires, by sign."""
 
-    def __init__(self, d_sae: int, device: torch.device | str = "cpu") -> None:
-        self.positive = torch.zeros(d_sae, dtype=torch.int64, device=device)
-        self.negative = torch.zeros(d_sae, dtype=torch.int64, device=device)
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.n_rows = 0
+        self.positive: Tensor | int = 0
+        self.negative: Tensor | int = 0
 
-    def update(self, latents: Tensor) -> None:
-        """Add signed latents ``[n, d_sae]``."""
-        self.positive += (latents > 0).sum(dim=0)
-        self.negative += (latents < 0).sum(dim=0)
-        self.n_rows += len(latents)
-
-    @property
-    def fires(self) -> Tensor:
-        """``[d_sae]``: rows on which the latent is not zero."""
-        return self.positive + self.negative
+    def update(self, batch: Batch) -> None:
+        """Add rows."""
+        self.positive = self.positive + batch.n_positive
+        self.negative = self.negative + batch.n_negative
+        self.n_rows += len(batch.kept.latents)
 
     @property
-    def l0(self) -> float:
-        """Mean number of non-zero latents per row."""
-        return float(self.fires.sum()) / self.n_rows
+    def counts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Positive, negative and all firings, ``[d_sae]`` each."""
+        positive, negative = torch.as_tensor(self.positive), torch.as_tensor(self.negative)
+        return positive, negative, positive + negative
+
+
+class L0(_Firings):
+    """Mean number of non-zero latents per row, of either sign."""
 
     @property
-    def dead_fraction(self) -> float:
-        """Share of latents that never fired."""
-        return float((self.fires == 0).double().mean())
-
-    def bipolar_fraction(self, min_fires: int) -> float:
-        """Share of live latents that fired with each sign at least ``min_fires`` times; 0 when none lives."""
-        is_bipolar = (self.positive >= min_fires) & (self.negative >= min_fires)
-        return float(is_bipolar.sum()) / max(1, int((self.fires > 0).sum()))
-
-    def polarity_balance(self) -> Tensor:
-        """``[n_live]``: min(n+, n-)/(n+ + n-) of every live latent; 0 one-sided, 1/2 even."""
-        is_live = self.fires > 0
-        return torch.minimum(self.positive, self.negative)[is_live].double() / self.fires[is_live]
+    def value(self) -> float:
+        return float(self.counts[2].sum()) / self.n_rows
 
 
-def antipodal_fraction(W_dec: Tensor, is_live: Tensor) -> float:
-    """Share of live latents whose decoder row ``W_dec [d_sae, d_in]`` has a live one at cosine below -0.9.
+class DeadFraction(_Firings):
+    """Share of latents that fire on none of the rows."""
 
-    What a one-sided SAE spends two latents on, a signed latent does in one: the Gated counterpart of `bipolar_fraction`.
+    @property
+    def value(self) -> float:
+        return float((self.counts[2] == 0).double().mean())
+
+
+class BipolarFraction(_Firings):
+    """Share of live latents that fire with each sign at least ``min_fires`` times; 0 when none lives."""
+
+    def __init__(self, name: str, *, min_fires: int) -> None:
+        super().__init__(name)
+        self._min_fires = min_fires
+
+    @property
+    def value(self) -> float:
+        positive, negative, fires = self.counts
+        is_bipolar = (positive >= self._min_fires) & (negative >= self._min_fires)
+        return float(is_bipolar.sum()) / max(1, int((fires > 0).sum()))
+
+
+class PolarityBalance(_Firings):
+    """Mean over live latents of min(n+, n-)/(n+ + n-): 0 one-sided, 1/2 even."""
+
+    @property
+    def of_live_latents(self) -> Tensor:
+        """``[n_live]``."""
+        positive, negative, fires = self.counts
+        is_live = fires > 0
+        return torch.minimum(positive, negative)[is_live].double() / fires[is_live]
+
+    @property
+    def value(self) -> float:
+        return float(self.of_live_latents.mean())
+
+
+class AntipodalFraction(_Firings):
+    """Share of live latents whose decoder row ``W_dec [d_sae, d_in]`` has another live one at cosine below -0.9.
+
+    What a one-sided SAE spends two latents on, a signed latent does in one: the counterpart of `BipolarFraction`.
     """
-    rows = torch.nn.functional.normalize(W_dec[is_live].float(), dim=1)
-    if len(rows) == 0:
-        return 0.0
-    lowest = torch.cat([(chunk @ rows.T).amin(dim=1) for chunk in rows.split(_COSINE_CHUNK)])
-    return float((lowest < _ANTIPODAL_COSINE).double().mean())
+
+    def __init__(self, name: str, W_dec: Tensor) -> None:
+        super().__init__(name)
+        self._W_dec = W_dec
+
+    @property
+    def value(self) -> float:
+        rows = torch.nn.functional.normalize(self._W_dec[self.counts[2] > 0].float(), dim=1)
+        if len(rows) == 0:
+            return 0.0
+        lowest = torch.cat([(chunk @ rows.T).amin(dim=1) for chunk in rows.split(_COSINE_CHUNK)])
+        return float((lowest < _ANTIPODAL_COSINE).double().mean())
 
 
 class Shrinkage:
-    """Streaming mean of <x_c, xhat_c>/||xhat_c||^2, with x_c and xhat_c about a fixed centre (Gated SAE paper, section 5)."""
+    """Mean of <x_c, xhat_c>/||xhat_c||^2, with x_c and xhat_c about a fixed centre; 1 is none, above 1 is shrunk.
 
-    def __init__(self, centre: Tensor) -> None:
+    (Gated SAE paper, section 5.) Rows reconstructed as the centre itself say nothing and are left out.
+    """
+
+    def __init__(self, name: str, centre: Tensor) -> None:
+        self.name = name
         self._centre = centre.double()
         self._sum, self._n_rows = 0.0, 0
 
-    def update(self, x: Tensor, x_hat: Tensor) -> None:
-        """Add rows; those reconstructed as the centre itself say nothing and are left out."""
-        x_centred, x_hat_centred = x.double() - self._centre, x_hat.double() - self._centre
+    def update(self, batch: Batch) -> None:
+        x_centred, x_hat_centred = batch.kept.x.double() - self._centre, batch.kept.x_hat.double() - self._centre
         squared = x_hat_centred.pow(2).sum(dim=1)
         says_something = squared > 0
         ratios = (x_centred * x_hat_centred).sum(dim=1)[says_something] / squared[says_something]
@@ -151,43 +184,58 @@ class Shrinkage:
 
     @property
     def value(self) -> float:
-        """The mean; NaN without rows."""
         return self._sum / self._n_rows if self._n_rows else float("nan")
 
 
+class RowCount:
+    """Rows evaluated, or the norm outliers that only ``r_squared_all_rows`` counts."""
+
+    def __init__(self, name: str, *, outliers: bool) -> None:
+        self.name = name
+        self._outliers = outliers
+        self.value = 0
+
+    def update(self, batch: Batch) -> None:
+        n_kept = len(batch.kept.x)
+        self.value += len(batch.everything.x) - n_kept if self._outliers else n_kept
+
+
+def sae_metrics(W_dec: Tensor, centre: Tensor, *, min_fires: int) -> list[SAEMetric]:
+    """The columns of an evaluation, in order. ``centre [d_in]``: mean of the training rows."""
+    return [
+        L0("l0"),
+        ReconstructionR2("r_squared", all_rows=False),
+        ReconstructionR2("r_squared_all_rows", all_rows=True),
+        DeadFraction("dead_fraction"),
+        BipolarFraction("bipolar_fraction", min_fires=min_fires),
+        PolarityBalance("polarity_balance"),
+        AntipodalFraction("antipodal_fraction", W_dec),
+        Shrinkage("shrinkage", centre),
+        RowCount("n_tokens", outliers=False),
+        RowCount("n_outliers", outliers=True),
+    ]
+
+
 @torch.no_grad()
-def evaluate(sae: SAE, dataset: ActivationDataset, hook_name: str, *, min_fires: int = 10) -> Evaluation:
-    """Measure an SAE on the held-out shards of a hook. Raises ValueError when its d_in is not the hook's."""
+def evaluate(sae: SAE, dataset: ActivationDataset, hook_name: str, *, min_fires: int = 10) -> dict[str, float]:
+    """`sae_metrics` on the held-out shards of a hook, by name. Raises ValueError when the SAE's d_in is not the hook's."""
     if sae.cfg.d_in != dataset.d_in(hook_name):
         raise ValueError(
             f"the SAE reads activations of width d_in {sae.cfg.d_in} and {hook_name} has width {dataset.d_in(hook_name)}: "
             "it was trained on another model or hookpoint"
         )
     device = sae.b_dec.device
-    kept, everything = SquaredErrors(), SquaredErrors()
-    counts = FiringCounts(sae.cfg.d_sae, device)
-    shrinkage = Shrinkage(dataset.statistics(hook_name).mean.to(device))
+    metrics = sae_metrics(sae.W_dec, dataset.statistics(hook_name).mean.to(device), min_fires=min_fires)
     for x, is_outlier in held_out_rows(dataset, hook_name, device):
         latents = sae.encode(x)
-        x_hat = sae.decode(latents)
-        everything.update(x, x_hat)
-        if bool(is_outlier.any()):
-            x, x_hat, latents = x[~is_outlier], x_hat[~is_outlier], latents[~is_outlier]
-        kept.update(x, x_hat)
-        counts.update(latents)
-        shrinkage.update(x, x_hat)
-    return Evaluation(
-        l0=counts.l0,
-        r_squared=kept.r_squared,
-        r_squared_all_rows=everything.r_squared,
-        dead_fraction=counts.dead_fraction,
-        bipolar_fraction=counts.bipolar_fraction(min_fires),
-        polarity_balance=float(counts.polarity_balance().mean()),
-        antipodal_fraction=antipodal_fraction(sae.W_dec, counts.fires > 0),
-        shrinkage=shrinkage.value,
-        n_tokens=kept.n_rows,
-        n_outliers=everything.n_rows - kept.n_rows,
-    )
+        measure(metrics, Batch(Rows(x, latents, sae.decode(latents)), is_outlier))
+    return values(metrics)
+
+
+def measure(metrics: Sequence[SAEMetric], batch: Batch) -> None:
+    """Update every metric."""
+    for metric in metrics:
+        metric.update(batch)
 
 
 def held_out_rows(

@@ -1,0 +1,1 @@
+"""Metrics, verdicts and report of XOR clusters."""

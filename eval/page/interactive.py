@@ -1,0 +1,95 @@
+"""Charts drawn by plotly, for the page."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from eval.page.charts import BAND_OPACITY, GRID, HISTOGRAM_OPACITY, Chart, Curve, Figure, Histogram, colour
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+_MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "solid", "dash")
+
+
+def draw(figure: Figure) -> "go.Figure":
+    """One panel."""
+    return _histogram(figure) if isinstance(figure, Histogram) else _chart(figure)
+
+
+def _chart(chart: Chart) -> "go.Figure":
+    import plotly.graph_objects as go
+
+    drawn = go.Figure()
+    for number, curve in enumerate(chart.curves):
+        if curve.low is not None and curve.high is not None:
+            _add_band(drawn, curve, curve.low, curve.high, colour(number))
+        drawn.add_scatter(
+            x=list(curve.x),
+            y=list(curve.y),
+            name=curve.label,
+            legendgroup=curve.label,
+            mode="lines+markers" if chart.markers else "lines",
+            line={"color": colour(number), "dash": _DASHES[number % len(_DASHES)], "width": 2},
+            marker={"symbol": _MARKERS[number % len(_MARKERS)], "size": 8},
+            customdata=None if curve.notes is None else list(curve.notes),
+            hovertemplate="%{x:.4g}, %{y:.4g}" + ("" if curve.notes is None else "<br>%{customdata}"),
+        )
+    x: dict[str, Any] = {"title": {"text": chart.x_label}}
+    y: dict[str, Any] = {"title": {"text": chart.y_label}}
+    if chart.log_x:
+        x["type"] = "log"
+    if chart.x_ticks is not None:
+        x["tickvals"] = list(chart.x_ticks)
+    if chart.log_y:
+        y |= {"type": "log", "exponentformat": "power"}
+    if chart.from_zero:
+        y["rangemode"] = "tozero"
+    return _laid_out(drawn, x, y)
+
+
+def _add_band(drawn: "go.Figure", curve: Curve, low: Sequence[float], high: Sequence[float], fill: str) -> None:
+    drawn.add_scatter(
+        x=[*curve.x, *reversed(curve.x)],
+        y=[*high, *reversed(low)],
+        fill="toself",
+        fillcolor=fill,
+        opacity=BAND_OPACITY,
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=curve.label,
+        mode="lines",
+    )
+
+
+def _histogram(histogram: Histogram) -> "go.Figure":
+    import plotly.graph_objects as go
+
+    drawn = go.Figure()
+    for number, (label, sample) in enumerate(histogram.samples):
+        drawn.add_histogram(
+            x=list(sample),
+            name=label,
+            opacity=HISTOGRAM_OPACITY,
+            marker_color=colour(number),
+            xbins={"start": -1.0, "end": 1.0, "size": 2 / histogram.n_bins},
+            histnorm="probability",
+        )
+    x = {"title": {"text": histogram.x_label}, "range": [-1, 1]}
+    return _laid_out(drawn, x, {"title": {"text": histogram.y_label}}).update_layout(barmode="overlay")
+
+
+def _laid_out(drawn: "go.Figure", x: dict[str, Any], y: dict[str, Any]) -> "go.Figure":
+    """The look of every panel; ``x`` and ``y`` are plotly's axis settings."""
+    axis = {"gridcolor": GRID, "linecolor": "#8a9099", "automargin": True, "zeroline": False}
+    return drawn.update_layout(
+        template="none",
+        height=380,
+        margin={"l": 64, "r": 16, "t": 12, "b": 56},
+        hovermode="closest",
+        font={"family": "system-ui, sans-serif", "size": 13, "color": "#1d2430"},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        xaxis={**axis, **x},
+        yaxis={**axis, **y},
+    )
