@@ -1,15 +1,34 @@
 """Configuration models: their base, unions told apart by a key, and what differs between two configurations."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import core_schema
 
 
 class Schema(BaseModel):
     """Frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ChosenBy:
+    """Marks a field whose schema depends on its value: ``choose(value)`` is the model to read it with.
+
+    Unlike a union it is asked when a value is read, so members may be added at any time. ``choose`` may raise ValidationError.
+    """
+
+    def __init__(self, choose: Callable[[Any], type[BaseModel]]) -> None:
+        self.choose = choose
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            self._read, core_schema.is_instance_schema(BaseModel), serialization=handler(source).get("serialization")
+        )
+
+    def _read(self, value: Any) -> BaseModel:
+        return value if isinstance(value, BaseModel) else self.choose(value).model_validate(value)
 
 
 def source_tag(value: Any, tags: tuple[str, ...]) -> str | None:

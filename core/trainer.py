@@ -11,6 +11,7 @@ import pickle
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,8 @@ class StepRecord(NamedTuple):
     step: int
     """Steps done, this one included."""
     metrics: dict[str, float]
+    seconds: float
+    """Spent so far, by every process that worked on it; what was lost with a killed one is not counted."""
 
 
 class Checkpoints(NamedTuple):
@@ -115,16 +118,24 @@ def fit(
     steps: int,
     checkpoints: Checkpoints | None = None,
     stop: Callable[[StepRecord], bool] | None = None,
+    began: float | None = None,
 ) -> Iterator[StepRecord]:
     """Drive ``learner`` to ``steps`` steps in all, continuing from its checkpoint if there is one.
 
-    Yields a record after every step. ``stop`` (a tolerance, say) ends the loop after the step for which it is true.
+    Yields a record after every step; continuing begins with the record of the step at which the checkpoint was saved, since
+    the caller may not have lived to see it. ``stop`` (a tolerance, say) ends the loop after the step for which it is true,
+    and a checkpoint saved then is not trained further. ``began`` is when work on it began (`time.monotonic`), now unless given.
     Raises NonFiniteLossError and InterruptedTrainingError; in the first case the last checkpoint stays as it was.
     """
-    done = resume(learner, batches, checkpoints)
+    began = time.monotonic() if began is None else began
+    resumed = resume(learner, batches, checkpoints)
+    done, spent = resumed.step, resumed.seconds
     last_finite: dict[str, float] = {}
+    if resumed.metrics is not None:
+        with _unobserved():
+            yield StepRecord(done, resumed.metrics, spent)
     with _signals() as received:
-        while done < steps:
+        while done < steps and not resumed.is_stopped:
             metrics = {name: float(value) for name, value in learner.step(next(batches)).items()}
             done += 1
             if not math.isfinite(metrics["loss"]):
@@ -134,10 +145,11 @@ def fit(
                     "Lower the learning rate or lambda, or look at those rows"
                 )
             last_finite = metrics
-            record = StepRecord(done, metrics)
-            is_last = done == steps or (stop is not None and stop(record))
+            record = StepRecord(done, metrics, spent + time.monotonic() - began)
+            is_stopped = stop is not None and stop(record)
+            is_last = done == steps or is_stopped
             if checkpoints and (is_last or done % checkpoints.every == 0 or received):
-                save_checkpoint(checkpoints.path, learner, batches, done)
+                save_checkpoint(checkpoints.path, learner, batches, record, is_stopped=is_stopped)
             if received:
                 raise InterruptedTrainingError(received[0], done, checkpoints.path if checkpoints else None)
             with _unobserved():
@@ -146,10 +158,24 @@ def fit(
                 return
 
 
-def save_checkpoint(path: Path, learner: Learner, batches: BatchSource, step: int) -> None:
+class _Resumed(NamedTuple):
+    """Where a checkpoint stands."""
+
+    step: int = 0
+    seconds: float = 0.0
+    metrics: dict[str, float] | None = None
+    """Of that step."""
+    is_stopped: bool = False
+    """Whether `stop` ended training there."""
+
+
+def save_checkpoint(
+    path: Path, learner: Learner, batches: BatchSource, record: StepRecord, *, is_stopped: bool
+) -> None:
     """Write the whole state atomically."""
     state = {
-        "step": step,
+        **record._asdict(),
+        "is_stopped": is_stopped,
         "learner": learner.state_dict(),
         "batches": batches.state_dict(),
         "random": _random_state(),
@@ -157,10 +183,10 @@ def save_checkpoint(path: Path, learner: Learner, batches: BatchSource, step: in
     write_atomically(path, lambda temporary: torch.save(state, temporary))
 
 
-def resume(learner: Learner, batches: BatchSource, checkpoints: Checkpoints | None) -> int:
-    """Load the checkpoint, if there is one; returns the steps it has done. Raises ValueError when it cannot be read."""
+def resume(learner: Learner, batches: BatchSource, checkpoints: Checkpoints | None) -> _Resumed:
+    """Load the checkpoint, if there is one; returns where it stands. Raises ValueError when it cannot be read."""
     if checkpoints is None or not checkpoints.path.exists():
-        return 0
+        return _Resumed()
     try:
         state = torch.load(checkpoints.path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
@@ -170,7 +196,9 @@ def resume(learner: Learner, batches: BatchSource, checkpoints: Checkpoints | No
     learner.load_state_dict(state["learner"])
     batches.load_state_dict(state["batches"])
     _set_random_state(state["random"])
-    return int(state["step"])
+    return _Resumed(
+        int(state["step"]), state.get("seconds", 0.0), state.get("metrics"), state.get("is_stopped", False)
+    )
 
 
 def _random_state() -> dict[str, Any]:

@@ -13,7 +13,8 @@ class ShardBatches:
 
     Each epoch visits the training shards in an order of its own (a function of ``seed`` and the epoch) and reads each
     from front to back; rows were shuffled inside a shard when it was written. Batch k is a function of k alone, so the
-    state is one number. The next shard is read while the current one is in use. Raises ValueError when the split holds
+    state is one number. The next shard is read while the current one is in use, by a thread that `close` ends; or use it as a
+    context manager. Raises ValueError when the split holds
     fewer rows than one batch.
     """
 
@@ -39,6 +40,17 @@ class ShardBatches:
         pieces = [self._rows(shard)[start:stop] for shard, start, stop in self._spans(self._cursor)]
         self._cursor += 1
         return torch.cat(pieces)
+
+    def __enter__(self) -> "ShardBatches":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the reader's thread; a shard that it is reading is dropped."""
+        self._reader.shutdown(cancel_futures=True)
+        self._ahead = None
 
     def where(self) -> str:
         """Where the batch given last came from, for error messages."""

@@ -7,7 +7,7 @@ the hashes are computed anew only where those differ (docs/decisions/0009-identi
 from contextlib import suppress
 from pathlib import Path
 
-from core.devices import dtype_name, resolve_device, resolve_dtype
+from core.devices import dtype_name
 from core.files import read_json, write_json
 from core.schema import differences
 from hookpoints.config import HarvestConfig
@@ -38,20 +38,25 @@ def check_identity(folder: Path, identity: HarvestIdentity) -> None:
     path = folder / IDENTITY
     if not path.exists():
         write_json(path, identity.model_dump(mode="json"))
-    _refuse_differences(folder, parse_record(HarvestIdentity, path), identity)
+    _refuse_differences(folder, read_identity(folder), identity)
 
 
 def check_settings(folder: Path, model: ModelConfig, corpus: CorpusConfig, config: HarvestConfig) -> None:
-    """As `check_identity`, of everything that is known without the model's files."""
-    there = parse_record(HarvestIdentity, folder / IDENTITY)
+    """As `check_identity`, of everything that is known without the model's files; ``dtype: auto`` is content with any."""
+    there = read_identity(folder)
     known = {
         "model": model_id(model),
-        "model_dtype": dtype_name(resolve_dtype(model.dtype, resolve_device(model.device))),
+        "model_dtype": there.model_dtype if model.dtype == "auto" else model.dtype,
         "corpus": corpus_id(corpus),
         "corpus_config": corpus,
         "harvest": config,
     }
     _refuse_differences(folder, there, there.model_copy(update=known))
+
+
+def read_identity(folder: Path) -> HarvestIdentity:
+    """Of a folder that holds a harvest, complete or not."""
+    return parse_record(HarvestIdentity, folder / IDENTITY)
 
 
 def is_hashed(folder: Path, model: ModelConfig) -> bool:

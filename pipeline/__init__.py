@@ -1,1 +1,1 @@
-"""Stages, runs and the command line: composes hookpoints, saes and eval."""
+"""Composes: studies, stages, runs, the command line."""

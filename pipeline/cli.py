@@ -16,55 +16,54 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Study = Annotated[Path, typer.Argument(metavar="CONFIG", help="Study file, for example configs/demo.yaml.")]
+StudyFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Study file, for example configs/demo.yaml.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="a.b=c", help="Override a value of the study; may be given several times."),
 ]
-_STAGES = ("harvest", "train", "eval", "report")
 
 
 @app.command()
-def harvest(config: Study, set_: Overrides = None) -> None:
+def harvest(config: StudyFile, set_: Overrides = None) -> None:
     """Write the model's activations to safetensors shards; nothing to do where a study draws its rows."""
     _run(config, set_, ["harvest"])
 
 
 @app.command()
-def train(config: Study, set_: Overrides = None) -> None:
+def train(config: StudyFile, set_: Overrides = None) -> None:
     """Train every SAE or network of the study that is not trained yet."""
     _run(config, set_, ["train"])
 
 
 @app.command(name="eval")
-def evaluate(config: Study, set_: Overrides = None) -> None:
+def evaluate(config: StudyFile, set_: Overrides = None) -> None:
     """Measure every SAE or network on held-out rows: eval.csv."""
     _run(config, set_, ["eval"])
 
 
 @app.command()
-def report(config: Study, set_: Overrides = None) -> None:
+def report(config: StudyFile, set_: Overrides = None) -> None:
     """Write report.html with figures, verdicts and tables."""
     _run(config, set_, ["report"])
 
 
 @app.command()
-def run(config: Study, set_: Overrides = None) -> None:
+def run(config: StudyFile, set_: Overrides = None) -> None:
     """All stages in order; what is complete is skipped."""
-    _run(config, set_, list(_STAGES))
+    _run(config, set_, ["harvest", "train", "eval", "report"])
 
 
 @app.command(name="config")
-def show_config(config: Study, set_: Overrides = None) -> None:
+def show_config(config: StudyFile, set_: Overrides = None) -> None:
     """Print the resolved study and what it will cost; runs nothing."""
 
     def show() -> None:
-        from pipeline.costs import describe_costs
-        from pipeline.study_file import load_study, study_yaml
+        from pipeline.studies import kind_of
+        from pipeline.study_file import load_study
 
         study = load_study(config, set_ or [])
-        print(study_yaml(study))
-        for name, value in describe_costs(study):
+        print(study.to_yaml())
+        for name, value in kind_of(study).stages().costs(study):
             print(f"# {name + ':':22}{value}")
 
     _readably(show)
@@ -75,8 +74,7 @@ def _run(path: Path, overrides: list[str] | None, names: list[str]) -> None:
         from pipeline.study_file import load_study
 
         study = load_study(path, overrides or [])
-        from pipeline.run import run_stages  # after validation: importing torch takes seconds
-        from pipeline.summary import print_summary
+        from pipeline.run import print_summary, run_stages  # after validation: this imports torch, which takes seconds
 
         directory = run_stages(study, names)
         if names[-1] == "report":

@@ -15,10 +15,10 @@ class Meter:
         self.total = total
         self.unit = unit
         self._started = time.monotonic()
-        self._already: int | None = None
-        self.done = 0
+        self._already: float | None = None
+        self.done = 0.0
 
-    def update(self, done: int) -> None:
+    def update(self, done: float) -> None:
         """``done`` of ``total``; the first call says where a resumed job starts."""
         if self._already is None:
             self._already = done
@@ -33,7 +33,7 @@ class Meter:
 
     def text(self) -> str:
         """``123,000 of 400,000 tokens, 2,300 tokens/s, 2:01 left``."""
-        text = f"{self.done:,} of {self.total:,} {self.unit}"
+        text = f"{int(self.done):,} of {self.total:,} {self.unit}"
         if self.rate > 0:
             left = int((self.total - self.done) / self.rate)
             rate = f"{self.rate:,.0f}" if self.rate >= 10 else f"{self.rate:.2f}"
@@ -60,7 +60,7 @@ class Display:
         """Correct the total once it is known."""
         self._meter.total = total
 
-    def update(self, done: int, note: str = "") -> None:
+    def update(self, done: float, note: str = "") -> None:
         """Say how far the work is."""
         self._meter.update(done)
         if time.monotonic() - self._last_line >= _PLAIN_SECONDS:
@@ -86,7 +86,7 @@ class _BarDisplay(Display):
         self._bar.start()
         self._task = self._bar.add_task(title, total=total, text="")
 
-    def update(self, done: int, note: str = "") -> None:
+    def update(self, done: float, note: str = "") -> None:
         self._meter.update(done)
         self._bar.update(
             self._task,

@@ -1,43 +1,51 @@
-"""Running a study: the stages of its kind, in order, inside its locked run directory."""
+"""Running a study: the stages of its kind, in order, inside its locked run directory; and what it prints at the end."""
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from pipeline.memory import peak_memory_bytes, reset_peak_memory
-from pipeline.studies.networks.study import AnyStudy
-from pipeline.studies.networks.stages import evaluate_networks, harvest_rows, report_networks, train_networks
 from pipeline.progress import duration, say
 from pipeline.run_dir import RunDirectory, open_run
-from pipeline.studies.saes.stages import eval_stage, harvest_stage, report_stage, train_stage
-from pipeline.studies.xor.stages import evaluate_descents, harvest_clusters, report_descents, train_descents
-
-STAGE_NAMES = ("harvest", "train", "eval", "report")
-STAGES: dict[str, tuple[Callable[[Any, RunDirectory], object], ...]] = {
-    "saes": (harvest_stage, train_stage, eval_stage, report_stage),
-    "networks": (harvest_rows, train_networks, evaluate_networks, report_networks),
-    "xor": (harvest_clusters, train_descents, evaluate_descents, report_descents),
-}
+from pipeline.studies import kind_of
+from pipeline.study import Study
+from pipeline.table import print_table
 
 
-def run_stages(study: AnyStudy, names: Sequence[str]) -> RunDirectory:
+def run_stages(study: Study, names: Sequence[str]) -> RunDirectory:
     """Run stages in order; each one's time and peak memory go to stages.jsonl."""
+    stages = kind_of(study).stages()
+    functions = {
+        "harvest": stages.harvest,
+        "train": stages.train,
+        "eval": stages.evaluate,
+        "report": stages.report,
+    }
     with open_run(study) as run:
         for name in names:
             reset_peak_memory()
             started = time.monotonic()
-            STAGES[study.kind][STAGE_NAMES.index(name)](study, run)
+            functions[name](study, run)
             seconds = time.monotonic() - started
             peak = peak_memory_bytes()
-            run.append_stage(
-                {
-                    "stage": name,
-                    "seconds": round(seconds, 2),
-                    "peak_memory_bytes": peak,
-                    "torch": torch.__version__,
-                }
-            )
+            record = {
+                "stage": name,
+                "seconds": round(seconds, 2),
+                "peak_memory_bytes": peak,
+                "torch": torch.__version__,
+            }
+            run.append_stage(record)
             say(f"{name}: done in {duration(seconds)}, peak memory {peak / 1e9:.2f} GB")
     return run
+
+
+def print_summary(study: Study, run: RunDirectory) -> None:
+    """The evaluation table, the verdict sentences and the report's path."""
+    summary = kind_of(study).stages().summary(run)
+    print_table(summary.table)
+    for title, said in summary.verdicts.items():
+        print(f"\n{title}")
+        for sentence in said:
+            print(f"  {sentence}")
+    print(f"\nreport: {run.report_html.resolve()}")

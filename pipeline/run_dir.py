@@ -1,22 +1,22 @@
-"""The run directory: resolved config, versions, hardware, metrics; one process at a time."""
+"""The run directory: resolved study, versions, hardware, metrics; one process at a time. It knows no kind of study."""
 
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from core.files import read_json, write_json, write_text
-from core.model_folder import is_model_complete
-from pipeline.studies.networks.study import AnyStudy
-from pipeline.study_file import study_yaml
+from core.schema import differences
+from pipeline.study import Study
 
 _PACKAGES = (
     "dipole",
@@ -31,35 +31,25 @@ _PACKAGES = (
 
 
 class RunDirectory:
-    """Paths inside a run directory, and its append-only logs."""
+    """Paths inside a run directory, and its logs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config_path = path / "config.yaml"
         self.environment_path = path / "environment.json"
         self.metrics_path = path / "metrics.jsonl"
+        """Lines of training; those of steps that are done again are dropped, so that no step stands twice."""
         self.stages_path = path / "stages.jsonl"
         self.eval_csv = path / "eval.csv"
+        self.verdicts_csv = path / "verdicts.csv"
+        self.report_html = path / "report.html"
 
-    def sae_folder(self, sae_id: str) -> Path:
-        """Folder of one SAE."""
-        return self.path / "saes" / sae_id
-
-    def stopped_path(self, sae_id: str) -> Path:
-        """Says why an SAE's training was stopped, where it was."""
-        return self.sae_folder(sae_id) / "stopped.json"
-
-    def is_done(self, sae_id: str) -> bool:
-        """Whether training has nothing left to do for an SAE: it is saved, or was stopped."""
-        return is_model_complete(self.sae_folder(sae_id)) or self.stopped_path(sae_id).exists()
-
-    def stopped_saes(self, sae_ids: Iterable[str]) -> dict[str, str]:
-        """Why each of these SAEs was stopped; those that were not are left out."""
-        paths = {sae_id: self.stopped_path(sae_id) for sae_id in sae_ids}
-        return {sae_id: read_json(path)["reason"] for sae_id, path in paths.items() if path.exists()}
+    def folder(self, things: str, name: str) -> Path:
+        """Of one trained thing: ``saes/<sae_id>``, ``networks/<network_id>``."""
+        return self.path / things / name
 
     def checkpoint_path(self, name: str) -> Path:
-        """Checkpoint of a bank in training; gone when it is trained."""
+        """Checkpoint of something in training; gone when it is trained."""
         return self.path / "checkpoints" / f"{name}.pt"
 
     def environment(self) -> dict[str, Any]:
@@ -76,24 +66,8 @@ class RunDirectory:
         """Add a line to stages.jsonl."""
         append_line(self.stages_path, record)
 
-    def network_folder(self, network_id: str) -> Path:
-        """Folder of one two-layer network."""
-        return self.path / "networks" / network_id
-
-    def descent_path(self, run_id: str) -> Path:
-        """What was measured of one descent on XOR clusters."""
-        return self.path / "descents" / f"{run_id}.json"
-
-    def metric_records(self, key: str, identity: str) -> list[dict[str, Any]]:
-        """The lines of one work unit, named by its ``key``."""
-        if not self.metrics_path.exists():
-            return []
-        lines = self.metrics_path.read_text(encoding="utf8").splitlines()
-        records = [json.loads(line) for line in lines if line.endswith("}")]
-        return [record for record in records if record[key] == identity]
-
-    def forget_metrics_after(self, identities: set[str], step: int, *, key: str = "sae_id") -> None:
-        """Drop the lines of work units past the step they resume from, so that no step stands twice."""
+    def forget_metrics_after(self, key: str, identities: set[str], step: int) -> None:
+        """Drop the lines about ``identities``, named under ``key``, past the step that they continue from, and torn lines."""
         if not self.metrics_path.exists():
             return
         lines = self.metrics_path.read_text(encoding="utf8").splitlines()
@@ -109,19 +83,19 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 
 
 @contextmanager
-def open_run(config: AnyStudy) -> Iterator[RunDirectory]:
+def open_run(study: Study) -> Iterator[RunDirectory]:
     """Lock the study's run directory, making it if need be.
 
     Raises ValueError when it holds another study (with the differences), OSError when it cannot be written, RuntimeError
     when another process is at work in it.
     """
-    path = config.run_path
+    path = study.run_path
     with exclusive(path):
         run = RunDirectory(path)
         if run.config_path.exists():
-            _check_same_study(run.config_path, config)
+            _check_same_study(run.config_path, study)
         else:
-            write_text(run.config_path, study_yaml(config))
+            write_text(run.config_path, study.to_yaml())
         write_json(run.environment_path, _environment())
         yield run
 
@@ -148,25 +122,20 @@ def exclusive(folder: Path) -> Iterator[None]:
         raise OSError(f"{folder} cannot be made ({error}); give a run_dir where you may write") from error
 
 
-def _check_same_study(path: Path, config: AnyStudy) -> None:
-    saved = _flatten(yaml.safe_load(path.read_text(encoding="utf8")))
-    given = _flatten(yaml.safe_load(study_yaml(config)))
-    names = sorted(name for name in saved.keys() | given.keys() if saved.get(name) != given.get(name))
-    if names:
-        lines = [f"  {name}: there {saved.get(name, 'absent')!r}, now {given.get(name, 'absent')!r}" for name in names]
+def _check_same_study(path: Path, study: Study) -> None:
+    """Settings that an earlier version did not know have their defaults in a study that it saved."""
+    saved: Any = yaml.safe_load(path.read_text(encoding="utf8"))
+    try:
+        saved = type(study).model_validate(saved).model_dump(mode="json")
+    except ValidationError:
+        pass  # of another kind, or of a version that knew other settings: the differences say which
+    lines = differences(saved, study.model_dump(mode="json"))
+    if lines:
         raise ValueError(
-            f"{path.parent} holds another study than the one given:\n" + "\n".join(lines) + "\n"
+            f"{path.parent} holds another study than the one given:\n" + "\n".join(f"  {line}" for line in lines) + "\n"
             "Give another name or run_dir (--set run_dir=...), or delete that directory. A study with the same model, corpus "
             f"and harvest can share its activations (--set activations={path.parent / 'activations'})"
         )
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        return {k: v for key, inner in value.items() for k, v in _flatten(inner, f"{prefix}{key}.").items()}
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return {k: v for index, inner in enumerate(value) for k, v in _flatten(inner, f"{prefix}{index}.").items()}
-    return {prefix.removesuffix("."): value}
 
 
 def _environment() -> dict[str, Any]:

@@ -11,7 +11,9 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.studies.networks.study import STUDIES, AnyStudy
+from core.schema import ChosenBy
+from pipeline.studies import DEFAULT_KIND, KINDS
+from pipeline.study import Study
 
 Location = tuple[str | int, ...]
 
@@ -35,15 +37,15 @@ class _Source(NamedTuple):
         return str(self.file)
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> AnyStudy:
+def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     """Read, override (``a.b=c``) and validate a study. Raises ConfigError listing every problem."""
     data, source = _read(path, overrides)
-    kind = data.get("kind", "saes")
-    if kind not in STUDIES:
+    kind = data.get("kind", DEFAULT_KIND)
+    if kind not in KINDS:
         raise ConfigError(
-            f"{source.of(('kind',))}: kind: is {kind!r}{_near(str(kind), STUDIES)}; allowed are {', '.join(STUDIES)}"
+            f"{source.of(('kind',))}: kind: is {kind!r}{_near(str(kind), KINDS)}; allowed are {', '.join(KINDS)}"
         )
-    schema = STUDIES[kind]
+    schema = KINDS[kind].schema
     try:
         return schema.model_validate(data)
     except ValidationError as error:
@@ -51,11 +53,6 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> AnyStudy:
         raise ConfigError(
             f"{len(problems)} problem(s) in the study:\n" + "\n".join(f"  {p}" for p in problems)
         ) from None
-
-
-def study_yaml(config: AnyStudy) -> str:
-    """The resolved study, every default spelled out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
 
 
 def _read(path: Path, overrides: Sequence[str]) -> tuple[Any, _Source]:
@@ -119,16 +116,16 @@ def _apply(data: Any, override: str) -> Location:
     return location
 
 
-def _describe(problem: Any, data: Any, source: _Source, schema: type[AnyStudy]) -> str:
+def _describe(problem: Any, data: Any, source: _Source, schema: type[Study]) -> str:
     location = _without_tags(problem["loc"], data)
     dotted = ".".join(map(str, location)) or "study"
-    return f"{source.of(location)}: {dotted}: {_explain(problem, location, schema)}"
+    return f"{source.of(location)}: {dotted}: {_explain(problem, location, data, schema)}"
 
 
-def _explain(problem: Any, location: Location, schema: type[AnyStudy]) -> str:
+def _explain(problem: Any, location: Location, data: Any, schema: type[Study]) -> str:
     kind, given = problem["type"], problem["input"]
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        allowed = _keys_at(schema, problem["loc"][:-1])
+        allowed = _keys_at(schema, problem["loc"][:-1], data)
         return f"unknown key{_near(str(location[-1]), allowed)}; allowed are {', '.join(sorted(allowed))}"
     if kind == "missing":
         return "is missing and has no default"
@@ -171,17 +168,21 @@ def _step(here: Any, part: str | int) -> Any:
     return here[part] if isinstance(here, list) and isinstance(part, int) and part < len(here) else None
 
 
-def _keys_at(kind: Any, location: Location) -> list[str]:
-    """Keys that the schema allows at a pydantic location."""
+def _keys_at(kind: Any, location: Location, value: Any) -> list[str]:
+    """Keys that the schema allows at a pydantic location, where ``value`` is what the study says at ``kind``."""
     origin = get_origin(kind)
     if origin is Annotated:
-        return _keys_at(get_args(kind)[0], location)
+        bare, *metadata = get_args(kind)
+        chosen = next((one for one in metadata if isinstance(one, ChosenBy)), None)
+        return _keys_at(bare if chosen is None else chosen.choose(value), location, value)
     if origin is list:
-        return _keys_at(get_args(kind)[0], location[1:])
+        return _keys_at(get_args(kind)[0], location[1:], _step(value, location[0]))
     if origin in (Union, types.UnionType):
-        return _keys_at(_member(get_args(kind), location[0]), location[1:])
+        return _keys_at(_member(get_args(kind), location[0]), location[1:], value)
     inside = _annotations(kind)
-    return _keys_at(inside[str(location[0])], location[1:]) if location else list(inside)
+    if not location:
+        return list(inside)
+    return _keys_at(inside[str(location[0])], location[1:], _step(value, location[0]))
 
 
 def _annotations(kind: Any) -> dict[str, Any]:

@@ -18,9 +18,10 @@ class SavedSAE(NamedTuple):
     """Where it was trained and how: hook_name, model, sparsity_coefficient, seed, ..."""
 
 
-def save_sae(folder: Path, sae: SAE, metadata: dict[str, Any]) -> None:
-    """Write an SAE folder; ``cfg.json`` comes last, so a folder that has it is complete."""
-    write_model(folder, sae.state_dict(), {"sae": sae.cfg.as_dict(), "metadata": metadata})
+def save_sae(folder: Path, sae: SAE, metadata: dict[str, Any], *, unit: dict[str, Any] | None = None) -> None:
+    """Write an SAE folder; ``cfg.json`` comes last, so a folder that has it is complete. ``unit``: what it was made from."""
+    config = {"sae": sae.cfg.as_dict(), "metadata": metadata}
+    write_model(folder, sae.state_dict(), config | ({} if unit is None else {"unit": unit}))
 
 
 def load_sae(folder: Path | str, device: torch.device | str = "cpu") -> SAE:

@@ -26,8 +26,8 @@ class SavedNetwork(NamedTuple):
         return self.network(self.preparation(x))
 
 
-def save_network(folder: Path, saved: SavedNetwork) -> None:
-    """Write a network folder; ``cfg.json`` comes last, so a folder that has it is complete."""
+def save_network(folder: Path, saved: SavedNetwork, *, unit: dict[str, Any] | None = None) -> None:
+    """Write a network folder; ``cfg.json`` comes last, so a folder that has it is complete. ``unit``: what it was made from."""
     tensors = {
         "hidden": saved.network.hidden,
         "output": saved.network.output,
@@ -36,7 +36,7 @@ def save_network(folder: Path, saved: SavedNetwork) -> None:
         **({} if saved.point is None else {"point": saved.point}),
     }
     config = {"has_bias": saved.preparation.has_bias, "metadata": saved.metadata}
-    write_model(folder, tensors, config)
+    write_model(folder, tensors, config | ({} if unit is None else {"unit": unit}))
 
 
 def load_network(folder: Path | str) -> SavedNetwork:

@@ -65,41 +65,22 @@ def pairs(found: Sequence[Family], compare: Sequence[tuple[Selector, Selector]] 
     return [(a, b) for a in found for b in found if a is not b and a.hook_name == b.hook_name and is_asked_for(a, b)]
 
 
-class Member(NamedTuple):
-    """What a family of a study is made with."""
-
-    architecture: Architecture
-    learner: LearnerConfig
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """What tells families apart, by column of an evaluation table."""
-        learner = {name: getattr(self.learner, name) for name in self.architecture.learner_settings}
-        return {
-            "architecture": self.architecture.name,
-            "d_sae": self.architecture.d_sae,
-            **self.architecture.variant,
-            **learner,
-        }
-
-
-def labels(members: Sequence[Member]) -> list[str]:
+def labels(members: Sequence[tuple[Architecture, LearnerConfig]]) -> list[str]:
     """``SA-GSAE 1152``, with a setting where the members of that architecture vary it or it is not the default."""
     default = LearnerConfig()
+    columns = [architecture.family_columns(learner) for architecture, learner in members]
 
-    def label(member: Member) -> str:
-        kind = type(member.architecture)
-        columns = [other.columns for other in members if type(other.architecture) is kind]
+    def label(architecture: Architecture, own: dict[str, Any]) -> str:
+        kind = type(architecture)
         parts = []
-        for name, value in member.columns.items():
-            usual = getattr(default, name, None) if hasattr(default, name) else getattr(kind, name, None)
-            varies = any(other[name] != value for other in columns)
+        for name, value in own.items():
+            usual = getattr(default, name) if name in kind.learner_settings else getattr(kind, name, None)
+            varies = any(other[name] != value for other in columns if other["architecture"] == architecture.name)
             if name not in ("architecture", "d_sae") and (varies or value != usual):
                 parts.append(_phrase(name, value))
-        said = "".join(f", {part}" for part in parts if part)
-        return f"{member.architecture.title} {member.architecture.d_sae}{said}"
+        return f"{architecture.title} {architecture.d_sae}" + "".join(f", {part}" for part in parts if part)
 
-    return [label(member) for member in members]
+    return [label(architecture, own) for (architecture, _), own in zip(members, columns, strict=True)]
 
 
 def _phrase(name: str, value: Any) -> str:

@@ -93,6 +93,11 @@ class Architecture(ABC):
         given = {field.name: getattr(self, field.name) for field in own_fields(type(self))}
         return [name if value is True else f"{name}_{value}" for name, value in given.items() if value is not False]
 
+    def family_columns(self, learner: LearnerConfig) -> dict[str, Any]:
+        """What tells families of SAEs apart, by column of a table: all that differs but hookpoint, lambda and seed."""
+        of_learner = {name: getattr(learner, name) for name in self.learner_settings}
+        return {"architecture": self.name, "d_sae": self.d_sae, **self.variant, **of_learner}
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; `saes.architectures.architecture_of` is the inverse."""
         return {"architecture": self.name, **asdict(self)}

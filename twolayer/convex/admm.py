@@ -89,6 +89,11 @@ class ADMM:
         """``[2, n_patterns, d]``: where the solver stands, exactly zero in groups that are off; not quite inside its cones."""
         return self._copies.v if self._polish is None else self._polish.point
 
+    @property
+    def objective(self) -> float:
+        """Of the best point certified."""
+        return self.certificate.objective
+
     def network(self) -> Network:
         """The network of `solution`."""
         return self.program.network(self.solution)

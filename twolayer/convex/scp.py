@@ -118,6 +118,11 @@ class SampledProgram:
             "violation": 0.0,
         }
 
+    @property
+    def objective(self) -> float:
+        """Of the best point certified."""
+        return self.certificate.objective
+
     def network(self) -> Network:
         """The network of the best weights found."""
         kept = self.solution != 0

@@ -55,6 +55,11 @@ class RobustADMM:
         self.certificate = certificate_of(program.objective(zero), 0.0, 0.0)
         """Of `solution`; losses are never negative, so 0 is a bound."""
 
+    @property
+    def objective(self) -> float:
+        """Of the best point certified."""
+        return self.certificate.objective
+
     def network(self) -> Network:
         """The network of `solution`."""
         return self.program.network(self.solution)

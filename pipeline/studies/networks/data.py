@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from hookpoints.contexts import Split
-from hookpoints.labels import LabelConfig, row_strata
+from hookpoints.config import LabelConfig, Split
+from hookpoints.labels import row_strata
 from hookpoints.models import load_tokenizer
 from hookpoints.shards import ActivationDataset
 from pipeline.studies.networks.study import ActivationData, CSVData, NetworkStudy, SyntheticData
 from saes.io import load_sae
 from twolayer.data import Preparation, Rows, fit_preparation, synthetic_rows
-from twolayer.losses import LOSSES
+from twolayer.config import CLASSIFICATION
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ def load_task(study: NetworkStudy, name: str) -> Task:
 
 def _synthetic(study: NetworkStudy, data: SyntheticData) -> tuple[list[Rows], str]:
     generator = torch.Generator().manual_seed(data.seed)
-    classes = LOSSES[study.train.loss].is_classification
+    classes = study.train.loss in CLASSIFICATION
     sizes = (data.n_train, data.n_held_out, data.n_held_out)
     parts = [
         synthetic_rows(data.task, n, data.d, noise=data.noise, classes=classes, generator=generator) for n in sizes
@@ -61,14 +61,14 @@ def _synthetic(study: NetworkStudy, data: SyntheticData) -> tuple[list[Rows], st
 def _csv(study: NetworkStudy, data: CSVData) -> tuple[list[Rows], str]:
     import pandas as pd
 
-    path = Path(data.path).expanduser()
+    path = data.file
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"data.path: {path} cannot be read ({error})") from None
     if data.target not in table:
         raise ValueError(f"data.target: {path} has no column {data.target!r}; it has {', '.join(map(str, table))}")
-    y = _targets(table.pop(data.target), path, classes=LOSSES[study.train.loss].is_classification)
+    y = _targets(table.pop(data.target), path, classes=study.train.loss in CLASSIFICATION)
     x = _features(table, path)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(data.seed))
     n_held_out = round(data.held_out_fraction * len(x))

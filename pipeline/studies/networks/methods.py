@@ -1,172 +1,164 @@
-"""Methods of a network study -> learners."""
+"""The methods that a network study may name: their settings, names and limits."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, ClassVar, Literal
 
-import torch
-from torch import Tensor
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from pipeline.studies.networks.study import (
-    ConvexMethod,
-    DescentMethod,
-    LinearMethod,
-    Method,
-    NetworkSpec,
-    NetworkTrainConfig,
-    RobustMethod,
-    SampledMethod,
-)
-from core.trainer import Learner
-from twolayer.convex.admm import ADMM
-from twolayer.data import Rows
-from twolayer.descent import NetworkDescent
-from twolayer.convex.linear_step import BlockStep, ExactStep, LinearStep
+from core.schema import Schema
 from twolayer.config import LossName
-from twolayer.losses import LOSSES
-from twolayer.network import Network, network_objective
-from twolayer.convex.patterns import Patterns, enumerate_patterns, patterns_of, sample_patterns
-from twolayer.certificate import Certificate, certificate_of
-from twolayer.convex.program import ConvexProgram
-from twolayer.robust.admm import RobustADMM
-from twolayer.robust.program import RobustProgram
-from twolayer.convex.scp import SampledProgram, n_samples_for, sample_directions
 
 _SCP_STEPS = 100
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
-class NetworkLearner(Learner, Protocol):
-    """A learner that ends in a network."""
+class _Method(Schema):
+    losses: ClassVar[tuple[LossName, ...]] = ("squared", "logistic", "hinge")
+    """What it can minimise; a study that asks for another one is refused."""
+    is_certified: ClassVar[bool] = False
+    """Whether its networks come with a certificate."""
+
+    def most_steps(self, default: int) -> int:
+        """Steps at most, where a study says ``default``."""
+        return default
+
+
+class ConvexMethod(_Method):
+    """The convex program over activation patterns, by ADMM or RBCD with a polish."""
+
+    method: Literal["convex"]
+    """With a certificate."""
+    patterns: Literal["sampled", "enumerated", "descent"] = "sampled"
+    """enumerated is exact: every pattern that the rows have, for small rank. descent takes those of the neurons that gradient
+    descent ends with, so that no network of that descent can be better; for many features."""
+    n_patterns: PositiveInt = 50
+    """Patterns to sample, or neurons to descend with."""
+    solver: Literal["admm", "rbcd"] = "admm"
+    """rbcd replaces the exact linear step by random block coordinate descent: less memory at large n."""
+
+    is_certified: ClassVar[bool] = True
 
     @property
-    def certificate(self) -> Certificate:
-        """Of the best point so far."""
-        ...
+    def family(self) -> str:
+        """The method and what sets it apart."""
+        which = "patterns" if self.patterns == "sampled" else self.patterns
+        return f"convex-{self.solver}-{which}" + ("" if which == "enumerated" else f"_{self.n_patterns}")
 
-    def network(self) -> Network:
-        """Of the best point so far."""
-        ...
-
-
-class Shared(NamedTuple):
-    """What the networks of one method and seed share along the path of betas; None where each has its own."""
-
-    patterns: Patterns | None
-    linear_step: LinearStep | None
-
-
-class LinearProbe:
-    """A learner of one step: scikit-learn's linear model, as the network relu(w x) - relu(-w x)."""
-
-    def __init__(self, rows: Rows, *, beta: float, loss: LossName) -> None:
-        self._rows, self._beta = rows, beta
-        self._loss: LossName = loss
-        zero = rows.x.new_zeros(rows.x.shape[1])
-        self._weights = zero
-        self.certificate = certificate_of(float(LOSSES[loss].value(rows.x @ zero, rows.y)), 0.0, 0.0)
-
-    def step(self, batch: object = None) -> dict[str, Tensor | float]:
-        """Fit w to loss + beta/2 |w|^2."""
-        from sklearn.linear_model import LogisticRegression, Ridge
-        from sklearn.svm import LinearSVC
-
-        x, y = self._rows.x.numpy(force=True), self._rows.y.numpy(force=True)
-        models: dict[LossName, Any] = {
-            "squared": lambda: Ridge(alpha=self._beta, fit_intercept=False),
-            "logistic": lambda: LogisticRegression(C=1 / self._beta, fit_intercept=False, max_iter=10_000),
-            "hinge": lambda: LinearSVC(C=1 / self._beta, loss="hinge", fit_intercept=False, max_iter=100_000),
+    @property
+    def label(self) -> str:
+        """For people."""
+        name = "Convex" if self.solver == "admm" else "Convex (RBCD)"
+        counts = {
+            "enumerated": "all patterns",
+            "sampled": f"{self.n_patterns} patterns",
+            "descent": f"patterns of {self.n_patterns} trained neurons",
         }
-        self._weights = torch.from_numpy(models[self._loss]().fit(x, y).coef_.reshape(-1)).to(self._rows.x)
-        network = self.network()
-        objective = network_objective(network, self._rows.x, self._rows.y, beta=self._beta, loss=LOSSES[self._loss])
-        self.certificate = certificate_of(float(objective), 0.0, 0.0)
-        return {"loss": objective, "objective": objective}
-
-    def network(self) -> Network:
-        """Two neurons of equal norm."""
-        root = self._weights.norm().sqrt().clamp_min(1e-300)
-        hidden = self._weights / root
-        return Network(torch.stack([hidden, -hidden]), torch.stack([root, -root]))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Weights and value."""
-        return {"weights": self._weights, "certificate": list(self.certificate)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self._weights = state["weights"].to(self._rows.x)
-        self.certificate = Certificate(*state["certificate"])
+        return f"{name}, {counts[self.patterns]}"
 
 
-def share(method: Method, rows: Rows, train: NetworkTrainConfig, seed: int) -> Shared:
-    """Patterns and factors that do not depend on beta."""
-    generator = torch.Generator().manual_seed(seed)
-    match method:
-        case ConvexMethod(patterns="enumerated"):
-            patterns = enumerate_patterns(rows.x)
-        case ConvexMethod(patterns="sampled", n_patterns=n) | RobustMethod(n_patterns=n):
-            patterns = sample_patterns(rows.x, n, generator)
-        case _:
-            return Shared(None, None)
-    if not isinstance(method, ConvexMethod):
-        return Shared(patterns, None)
-    program = ConvexProgram(rows.x, rows.y, patterns, beta=train.betas[0], loss=train.loss)
-    return Shared(patterns, _linear_step(method, program, seed))
+class SampledMethod(_Method):
+    """The sampled convex program: fixed random neurons, trained output weights."""
+
+    method: Literal["scp"]
+    """Random directions."""
+    n_samples: PositiveInt | None = None
+    """Directions; null takes what the bound asks for."""
+    violation: Fraction = 0.1
+    """Share of all directions that may still lower the objective."""
+    confidence: Fraction = 0.95
+    """Probability with which the bound holds."""
+
+    is_certified: ClassVar[bool] = True
+
+    def most_steps(self, default: int) -> int:
+        """Newton's method ends long before."""
+        return _SCP_STEPS
+
+    @property
+    def family(self) -> str:
+        """The method and what sets it apart."""
+        if self.n_samples:
+            return f"scp-samples_{self.n_samples}"
+        return f"scp-violation_{self.violation:g}-confidence_{self.confidence:g}"
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        what = f"{self.n_samples} neurons" if self.n_samples else f"violation {self.violation:g}"
+        return f"Sampled (SCP), {what}"
 
 
-def _linear_step(method: ConvexMethod, program: ConvexProgram, seed: int) -> LinearStep:
-    return ExactStep(program) if method.solver == "admm" else BlockStep(program, seed=seed)
+class RobustMethod(_Method):
+    """The convex program of l-infinity adversarial training."""
+
+    method: Literal["robust"]
+    """Against every perturbation inside a ball."""
+    epsilon: NonNegativeFloat
+    """Radius of the balls, in the units of the prepared rows."""
+    n_patterns: PositiveInt = 50
+    """Patterns to sample."""
+
+    is_certified: ClassVar[bool] = True
+
+    @property
+    def family(self) -> str:
+        """The method and what sets it apart."""
+        return f"robust-epsilon_{self.epsilon:g}-patterns_{self.n_patterns}"
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"Robust, radius {self.epsilon:g}, {self.n_patterns} patterns"
 
 
-def _descent_patterns(spec: NetworkSpec, method: ConvexMethod, rows: Rows, loss: LossName) -> Patterns:
-    """Of the neurons that gradient descent at the same beta ends with."""
-    defaults = DescentMethod(method="gradient_descent")
-    descent = NetworkDescent(
-        rows.x, rows.y, beta=spec.beta, loss=loss, n_neurons=method.n_patterns, n_restarts=1, n_steps=defaults.n_steps,
-        learning_rate=defaults.learning_rate, seed=spec.seed,
-    )  # fmt: skip
-    for _ in range(defaults.n_steps):
-        descent.step()
-    return patterns_of(rows.x, descent.network().hidden)
+class DescentMethod(_Method):
+    """Gradient descent (Adam) on the non-convex objective."""
+
+    method: Literal["gradient_descent"]
+    """The baseline."""
+    n_neurons: PositiveInt = 50
+    """Width."""
+    n_restarts: PositiveInt = 10
+    """Random starts, side by side; the best is kept."""
+    n_steps: PositiveInt = 2000
+    """Length of the cosine schedule."""
+    learning_rate: PositiveFloat = 0.02
+    """At the start."""
+
+    def most_steps(self, default: int) -> int:
+        """The whole schedule."""
+        return self.n_steps
+
+    @property
+    def family(self) -> str:
+        """The method and what sets it apart."""
+        sizes = f"neurons_{self.n_neurons}-restarts_{self.n_restarts}-steps_{self.n_steps}"
+        return f"gradient_descent-{sizes}-rate_{self.learning_rate:g}"
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"Gradient descent, {self.n_neurons} neurons, best of {self.n_restarts}"
 
 
-def make_network_learner(
-    spec: NetworkSpec, rows: Rows, train: NetworkTrainConfig, shared: Shared, start: Tensor | None
-) -> NetworkLearner:
-    """The learner of one network at step 0; convex programs start from ``start``, the point of the beta before."""
-    x, y = rows
-    match spec.method:
-        case ConvexMethod() as method:
-            own = shared.patterns is None
-            patterns = shared.patterns or _descent_patterns(spec, method, rows, train.loss)
-            program = ConvexProgram(x, y, patterns, beta=spec.beta, loss=train.loss)
-            linear_step = shared.linear_step or _linear_step(method, program, spec.seed)
-            return ADMM(program, tolerance=train.tolerance, linear_step=linear_step, start=None if own else start)
-        case RobustMethod(epsilon=epsilon):
-            assert shared.patterns is not None
-            return RobustADMM(RobustProgram(x, y, shared.patterns, beta=spec.beta, loss=train.loss, epsilon=epsilon))
-        case SampledMethod() as method:
-            n_samples = method.n_samples or n_samples_for(
-                len(y), violation=method.violation, confidence=method.confidence
-            )
-            generator = torch.Generator().manual_seed(spec.seed)
-            directions = sample_directions(n_samples, x.shape[1], generator, dtype=x.dtype).to(x.device)
-            return SampledProgram(x, y, directions, beta=spec.beta, loss=train.loss)
-        case DescentMethod() as method:
-            return NetworkDescent(
-                x, y, beta=spec.beta, loss=train.loss, n_neurons=method.n_neurons, n_restarts=method.n_restarts,
-                n_steps=method.n_steps, learning_rate=method.learning_rate, seed=spec.seed,
-            )  # fmt: skip
-        case LinearMethod():
-            return LinearProbe(rows, beta=spec.beta, loss=train.loss)
+class LinearMethod(_Method):
+    """Ridge, logistic regression or a linear support vector machine (scikit-learn)."""
+
+    method: Literal["linear"]
+    """What a probe usually is."""
+
+    def most_steps(self, default: int) -> int:
+        """scikit-learn iterates inside."""
+        return 1
+
+    @property
+    def family(self) -> str:
+        """The method."""
+        return "linear"
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return "Linear"
 
 
-def n_steps_of(method: Method, train: NetworkTrainConfig) -> int:
-    """Steps at most."""
-    match method:
-        case DescentMethod(n_steps=n_steps):
-            return n_steps
-        case LinearMethod():
-            return 1
-        case SampledMethod():
-            return _SCP_STEPS
-        case _:
-            return train.max_steps
+Method = ConvexMethod | SampledMethod | RobustMethod | DescentMethod | LinearMethod

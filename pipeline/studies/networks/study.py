@@ -1,22 +1,17 @@
-"""Studies of two-layer ReLU networks: on synthetic rows, a CSV file or activations; and grokking on XOR clusters."""
+"""What the YAML of a network study may say: rows, methods, and how networks are trained and measured."""
 
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from hookpoints.corpus import CorpusConfig
-from hookpoints.harvest import HarvestConfig
-from hookpoints.labels import LabelConfig
-from hookpoints.models import ModelConfig
 from core.schema import Schema
-from pipeline.studies.saes.study import RunConfig, Study
-from twolayer.data import TaskName
-from twolayer.config import LossName
-from twolayer.losses import LOSSES
-from twolayer.xor.descent import XORConfig
-
-Fraction = Annotated[float, Field(gt=0, lt=1)]
+from hookpoints.config import HarvestConfig, LabelConfig
+from hookpoints.corpus import CorpusConfig
+from hookpoints.models import ModelConfig
+from pipeline.studies.networks.methods import Method, RobustMethod
+from pipeline.study import Kind, Study
+from twolayer.config import CLASSIFICATION, LossName, TaskName
 
 
 class _Data(Schema):
@@ -61,6 +56,11 @@ class CSVData(_Data):
     standardise: bool = True
     """Give every column mean zero and variance one."""
 
+    @property
+    def file(self) -> Path:
+        """The file."""
+        return Path(self.path).expanduser()
+
 
 class ActivationData(_Data):
     """Harvested activations, or SAE latents, with token-level labels: a probe."""
@@ -87,69 +87,6 @@ class ActivationData(_Data):
     """Rows at most for choosing beta (training documents left out of training), and for testing (held-out documents)."""
     n_components: PositiveInt | None = 32
     """Keep this many principal components of the rows, each of unit variance; null keeps every column."""
-
-
-class ConvexMethod(Schema):
-    """The convex program over activation patterns, by ADMM or RBCD with a polish."""
-
-    method: Literal["convex"]
-    """With a certificate."""
-    patterns: Literal["sampled", "enumerated", "descent"] = "sampled"
-    """enumerated is exact: every pattern that the rows have, for small rank. descent takes those of the neurons that gradient
-    descent ends with, so that no network of that descent can be better; for many features."""
-    n_patterns: PositiveInt = 50
-    """Patterns to sample, or neurons to descend with."""
-    solver: Literal["admm", "rbcd"] = "admm"
-    """rbcd replaces the exact linear step by random block coordinate descent: less memory at large n."""
-
-
-class SampledMethod(Schema):
-    """The sampled convex program: fixed random neurons, trained output weights."""
-
-    method: Literal["scp"]
-    """Random directions."""
-    n_samples: PositiveInt | None = None
-    """Directions; null takes what the bound asks for."""
-    violation: Fraction = 0.1
-    """Share of all directions that may still lower the objective."""
-    confidence: Fraction = 0.95
-    """Probability with which the bound holds."""
-
-
-class RobustMethod(Schema):
-    """The convex program of l-infinity adversarial training."""
-
-    method: Literal["robust"]
-    """Against every perturbation inside a ball."""
-    epsilon: NonNegativeFloat
-    """Radius of the balls, in the units of the prepared rows."""
-    n_patterns: PositiveInt = 50
-    """Patterns to sample."""
-
-
-class DescentMethod(Schema):
-    """Gradient descent (Adam) on the non-convex objective."""
-
-    method: Literal["gradient_descent"]
-    """The baseline."""
-    n_neurons: PositiveInt = 50
-    """Width."""
-    n_restarts: PositiveInt = 10
-    """Random starts, side by side; the best is kept."""
-    n_steps: PositiveInt = 2000
-    """Length of the cosine schedule."""
-    learning_rate: PositiveFloat = 0.02
-    """At the start."""
-
-
-class LinearMethod(Schema):
-    """Ridge, logistic regression or a linear support vector machine (scikit-learn)."""
-
-    method: Literal["linear"]
-    """What a probe usually is."""
-
-
-Method = ConvexMethod | SampledMethod | RobustMethod | DescentMethod | LinearMethod
 
 
 class NetworkTrainConfig(Schema):
@@ -191,54 +128,16 @@ class NetworkSpec(NamedTuple):
     seed: int
 
     @property
-    def family(self) -> str:
-        """The method and what sets it apart."""
-        match self.method:
-            case ConvexMethod(patterns="enumerated", solver=solver):
-                return f"convex-{solver}-enumerated"
-            case ConvexMethod(patterns=patterns, n_patterns=n, solver=solver):
-                return f"convex-{solver}-{'patterns' if patterns == 'sampled' else patterns}_{n}"
-            case SampledMethod(n_samples=n, violation=violation, confidence=confidence):
-                return f"scp-samples_{n}" if n else f"scp-violation_{violation:g}-confidence_{confidence:g}"
-            case RobustMethod(epsilon=epsilon, n_patterns=n):
-                return f"robust-epsilon_{epsilon:g}-patterns_{n}"
-            case DescentMethod(n_neurons=n, n_restarts=restarts, n_steps=steps, learning_rate=rate):
-                return f"gradient_descent-neurons_{n}-restarts_{restarts}-steps_{steps}-rate_{rate:g}"
-            case LinearMethod():
-                return "linear"
-
-    @property
-    def label(self) -> str:
-        """The method, for people."""
-        match self.method:
-            case ConvexMethod(patterns=patterns, n_patterns=n, solver=solver):
-                name = "Convex" if solver == "admm" else "Convex (RBCD)"
-                counts = {
-                    "enumerated": "all patterns",
-                    "sampled": f"{n} patterns",
-                    "descent": f"patterns of {n} trained neurons",
-                }
-                return f"{name}, {counts[patterns]}"
-            case SampledMethod(n_samples=n, violation=violation):
-                return f"Sampled (SCP), {n} neurons" if n else f"Sampled (SCP), violation {violation:g}"
-            case RobustMethod(epsilon=epsilon, n_patterns=n):
-                return f"Robust, radius {epsilon:g}, {n} patterns"
-            case DescentMethod(n_neurons=n, n_restarts=restarts):
-                return f"Gradient descent, {n} neurons, best of {restarts}"
-            case LinearMethod():
-                return "Linear"
-
-    @property
     def network_id(self) -> str:
         """Folder name."""
-        return f"{self.task}-{self.family}-beta_{self.beta:g}-seed_{self.seed}"
+        return f"{self.task}-{self.method.family}-beta_{self.beta:g}-seed_{self.seed}"
 
 
 class NetworkStudy(Study):
     """A study of two-layer ReLU networks."""
 
     kind: Literal["networks"]
-    """What is studied: saes, networks or xor."""
+    """What is studied."""
     data: Annotated[SyntheticData | CSVData | ActivationData, Field(discriminator="source")]
     """Rows and targets."""
     train: NetworkTrainConfig
@@ -252,8 +151,13 @@ class NetworkStudy(Study):
         twice = sorted({network_id for network_id in ids if ids.count(network_id) > 1})
         if twice:
             raise ValueError(f"the study describes the same network twice: {', '.join(twice)}")
-        if isinstance(self.data, ActivationData) and not LOSSES[self.train.loss].is_classification:
+        if isinstance(self.data, ActivationData) and self.train.loss not in CLASSIFICATION:
             raise ValueError("train.loss is squared and labels are classes; use logistic or hinge")
+        for number, method in enumerate(self.train.methods):
+            if self.train.loss not in method.losses:
+                raise ValueError(
+                    f"train.methods.{number}: {method.method} cannot do {self.train.loss} loss; it does {', '.join(method.losses)}"
+                )
         is_perturbed = self.eval.epsilons or any(isinstance(method, RobustMethod) for method in self.train.methods)
         if is_perturbed and self.data.bias:
             raise ValueError(
@@ -290,54 +194,4 @@ class NetworkStudy(Study):
         ]
 
 
-class XORTrainConfig(Schema):
-    """Descents to run."""
-
-    learning_rates: list[PositiveFloat] = Field(default=[1e-12], min_length=1)
-    """Constant step sizes alpha, each with every seed."""
-    n_seeds: PositiveInt = 20
-    """Seeds of data and initial weights: 0, 1, ..."""
-    n_steps: PositiveInt = 100
-    """Steps of gradient descent."""
-    method: Literal["gram", "plain"] = "gram"
-    """gram works on inner products, plain on the weights; equal to rounding."""
-
-
-class XOREvalConfig(Schema):
-    """When networks are measured."""
-
-    steps: list[Annotated[int, Field(ge=0)]] = Field(default=[0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100])
-    """Steps at which everything is measured; those past train.n_steps are left out, and the last step is always among them."""
-    projection_steps: list[Annotated[int, Field(ge=0)]] = Field(default=[0, 1, 15])
-    """Steps at which neurons are projected on the means."""
-
-
-class XORStudy(Study):
-    """Grokking on XOR clusters."""
-
-    kind: Literal["xor"]
-    """What is studied: saes, networks or xor."""
-    data: XORConfig = Field(default_factory=XORConfig)
-    """Clusters and network."""
-    train: XORTrainConfig = Field(default_factory=XORTrainConfig)
-    """Descents to run."""
-    eval: XOREvalConfig = Field(default_factory=XOREvalConfig)
-    """When networks are measured."""
-
-    @property
-    def measured_steps(self) -> list[int]:
-        """In order."""
-        wanted = {*self.eval.steps, *self.eval.projection_steps, self.train.n_steps}
-        return sorted(step for step in wanted if step <= self.train.n_steps)
-
-    def run_ids(self) -> list[tuple[str, float, int]]:
-        """Id, learning rate and seed of every descent."""
-        return [
-            (f"rate_{rate:g}-seed_{seed}", rate, seed)
-            for rate in self.train.learning_rates
-            for seed in range(self.train.n_seeds)
-        ]
-
-
-AnyStudy = RunConfig | NetworkStudy | XORStudy
-STUDIES: dict[str, type[AnyStudy]] = {"saes": RunConfig, "networks": NetworkStudy, "xor": XORStudy}
+NETWORKS = Kind("networks", NetworkStudy, "pipeline.studies.networks.stages")

@@ -1,59 +1,81 @@
-"""A study of sparse autoencoders: one YAML file -> one validated, frozen RunConfig; and what every kind of study has."""
+"""What the YAML of an SAE study may say: one file -> one validated, frozen SAEStudy."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny, ValidationError, create_model, model_validator
+from pydantic_core import InitErrorDetails
 
+from core.schema import ChosenBy, Schema
+from hookpoints.config import HarvestConfig
 from hookpoints.corpus import CorpusConfig
-from hookpoints.harvest import HarvestConfig
 from hookpoints.models import ModelConfig
-from core.schema import Schema
-from saes.learner import LearnerConfig
-from saes.sae import Architecture, SAEConfig, Tying
+from pipeline.study import Kind, Study
+from saes.architectures import ARCHITECTURES
+from saes.architectures.base import Architecture, own_fields
+from saes.config import LearnerConfig
 
-_OVERRIDES = ("auxiliary_loss", "threshold_init", "dead_reset", "target_l0")
-"""Learner settings that a sweep may set for itself."""
+_STRICTER = {"target_l0": PositiveFloat}
+"""Types of learner settings that a sweep checks where it says them."""
 
 
-class _Sweep(Schema):
+class Sweep(Schema):
+    """SAEs of one architecture and width over lambda; each architecture adds its own settings."""
+
+    architecture: str
+    """One of `saes.architectures.ARCHITECTURES`."""
     d_sae: PositiveInt
     """Width: number of latents."""
     sparsity_coefficients: list[PositiveFloat] = Field(min_length=1)
     """The lambdas of the sweep."""
-    auxiliary_loss: bool | None = None
-    """Overrides `learner.auxiliary_loss` for this sweep: false is the ablation."""
-    threshold_init: Literal["calibrated", "constant"] | None = None
-    """Overrides `learner.threshold_init` for this sweep."""
-    dead_reset: bool | None = None
-    """Overrides `learner.dead_reset` for this sweep."""
-    target_l0: PositiveFloat | None = None
-    """Steer each lambda, from the coefficient given, towards this L0."""
+
+    @property
+    def kind(self) -> type[Architecture]:
+        """The architecture."""
+        return ARCHITECTURES[self.architecture]
+
+    @property
+    def own_settings(self) -> dict[str, Any]:
+        """What the architecture adds."""
+        return {field.name: getattr(self, field.name) for field in own_fields(self.kind)}
+
+    @property
+    def learner_settings(self) -> dict[str, Any]:
+        """Learner settings that the sweep gives in place of the study's."""
+        given = {name: getattr(self, name) for name in self.kind.learner_settings}
+        return {name: value for name, value in given.items() if value is not None}
 
 
-class GatedSweep(_Sweep):
-    """Gated SAEs over lambda."""
+@cache
+def sweep_schema(kind: type[Architecture]) -> type[Sweep]:
+    """What a sweep of an architecture may say: its own settings, and the learner settings that mean something for it."""
+    hints, of_learner = get_type_hints(kind), get_type_hints(LearnerConfig)
+    fields: dict[str, Any] = {field.name: (hints[field.name], field.default) for field in own_fields(kind)}
+    for name in kind.learner_settings:
+        fields[name] = (_STRICTER.get(name, of_learner[name]) | None, None)
+    return create_model(f"{kind.__name__}Sweep", __base__=Sweep, __doc__=kind.__doc__, **fields)
 
-    architecture: Literal["gated"]
-    """The baseline."""
 
-
-class SignAwareGatedSweep(_Sweep):
-    """Sign-aware gated SAEs over lambda."""
-
-    architecture: Literal["sa_gated"]
-    """Two-sided gate, signed magnitude."""
-    tying: Tying = "full"
-    """What the two sides share: none, magnitude (r, b), full (theta too)."""
-    one_sided: bool = False
-    """The ablation without a negative side."""
+def _choose_sweep(value: Any) -> type[Sweep]:
+    name = value.get("architecture") if isinstance(value, Mapping) else None
+    if not isinstance(name, str):
+        return Sweep
+    if name not in ARCHITECTURES:
+        expected = ", ".join(repr(one) for one in ARCHITECTURES)
+        problem = InitErrorDetails(
+            type="literal_error", loc=("architecture",), input=name, ctx={"expected": expected}
+        )
+        raise ValidationError.from_exception_data("Sweep", [problem])
+    return sweep_schema(ARCHITECTURES[name])
 
 
 class TrainConfig(Schema):
     """Which SAEs to train, and how."""
 
-    saes: list[Annotated[GatedSweep | SignAwareGatedSweep, Field(discriminator="architecture")]] = Field(min_length=1)
+    saes: list[Annotated[SerializeAsAny[Sweep], ChosenBy(_choose_sweep)]] = Field(min_length=1)
     """Sweeps; each is trained on every hookpoint with every seed."""
     seeds: list[int] = Field(default=[0], min_length=1)
     """Seeds of the initial weights."""
@@ -84,58 +106,53 @@ class EvalConfig(Schema):
     """Where to evaluate."""
 
 
+class CompareConfig(Schema):
+    """Two families to compare; each is named by settings of its sweep, as many as tell it apart."""
+
+    a: dict[str, bool | int | float | str] = Field(min_length=1)
+    """For example `{architecture: sa_gated, d_sae: 1152}`."""
+    b: dict[str, bool | int | float | str] = Field(min_length=1)
+    """What it is compared with."""
+
+
 class SAESpec(NamedTuple):
     """One SAE of a study, before its hookpoint's width is known."""
 
     hook_name: str
-    sweep: GatedSweep | SignAwareGatedSweep
+    sweep: Sweep
     sparsity_coefficient: float
     seed: int
 
     @property
+    def family(self) -> str:
+        """Of SAEs that differ only in hookpoint, lambda and seed."""
+        parts = [self.sweep.architecture, str(self.sweep.d_sae), *self.architecture(1).id_parts]
+        given = self.sweep.learner_settings
+        return "-".join([*parts, *(f"{name}_{value}".lower() for name, value in given.items())])
+
+    @property
     def sae_id(self) -> str:
         """Folder name: says everything in which SAEs of one study can differ."""
-        sweep = self.sweep
-        parts = [self.hook_name, sweep.architecture, str(sweep.d_sae)]
-        if isinstance(sweep, SignAwareGatedSweep):
-            parts += [f"tying_{sweep.tying}"] + (["one_sided"] if sweep.one_sided else [])
-        for name in _OVERRIDES:
-            value = getattr(sweep, name)
-            parts += [] if value is None else [f"{name}_{value}".lower()]
-        return "-".join([*parts, f"lambda_{self.sparsity_coefficient:g}", f"seed_{self.seed}"])
+        return f"{self.hook_name}-{self.family}-lambda_{self.sparsity_coefficient:g}-seed_{self.seed}"
 
-    def sae_config(self, d_in: int) -> SAEConfig:
-        """The SAE on a hook of width ``d_in``."""
-        architecture: Architecture = self.sweep.architecture
-        if isinstance(self.sweep, SignAwareGatedSweep):
-            return SAEConfig(architecture, d_in, self.sweep.d_sae, self.sweep.tying, self.sweep.one_sided)
-        return SAEConfig(architecture, d_in, self.sweep.d_sae)
+    def architecture(self, d_in: int) -> Architecture:
+        """Of the SAE on a hook of width ``d_in``."""
+        return self.sweep.kind(d_in, self.sweep.d_sae, **self.sweep.own_settings)
 
     def learner_config(self, default: LearnerConfig) -> LearnerConfig:
         """How this SAE is trained: the study's settings, with the sweep's own in their place."""
-        given = {name: getattr(self.sweep, name) for name in _OVERRIDES if getattr(self.sweep, name) is not None}
-        return replace(default, **given)
+        return replace(default, **self.sweep.learner_settings)
+
+    def columns(self, default: LearnerConfig) -> dict[str, Any]:
+        """What tells its family apart, by column of eval.csv."""
+        return self.architecture(1).family_columns(self.learner_config(default))
 
 
-class Study(Schema):
-    """What every study has."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name of the study; letters, digits, dots, dashes."""
-    run_dir: str | None = None
-    """Where everything is written; `runs/<name>` by default."""
-
-    @property
-    def run_path(self) -> Path:
-        """The run directory."""
-        return Path(self.run_dir or f"runs/{self.name}").expanduser()
-
-
-class RunConfig(Study):
+class SAEStudy(Study):
     """A study of sparse autoencoders."""
 
     kind: Literal["saes"] = "saes"
-    """What is studied: saes, networks or xor."""
+    """What is studied."""
     activations: str | None = None
     """Where activations are; `<run_dir>/activations` by default. Studies may share one."""
     model: ModelConfig
@@ -148,19 +165,38 @@ class RunConfig(Study):
     """Which SAEs to train, and how."""
     eval: EvalConfig = Field(default_factory=EvalConfig)
     """How SAEs are measured."""
+    compare: list[CompareConfig] | None = Field(default=None, min_length=1)
+    """Families to compare; by default every signed one with every unsigned one of its hookpoint."""
 
     @model_validator(mode="after")
-    def _saes_differ(self) -> "RunConfig":
+    def _saes_differ(self) -> "SAEStudy":
         ids = [spec.sae_id for spec in self.specs(["hook"])]
         twice = sorted({sae_id for sae_id in ids if ids.count(sae_id) > 1})
         if twice:
             raise ValueError(f"train.saes describes the same SAE twice: {', '.join(twice)}")
         return self
 
+    @model_validator(mode="after")
+    def _comparisons_are_of_families(self) -> "SAEStudy":
+        families = [spec.columns(self.train.learner) for spec in self.specs(["hook"])]
+        for number, pair in enumerate(self.compare or []):
+            for side, selector in (("a", pair.a), ("b", pair.b)):
+                if not any(family.items() >= selector.items() for family in families):
+                    names = sorted({name for family in families for name in family})
+                    raise ValueError(
+                        f"compare.{number}.{side}: no SAE of the study has {selector}; name a sweep by {', '.join(names)}"
+                    )
+        return self
+
     @property
     def activations_path(self) -> Path:
         """The folder of the activations."""
         return Path(self.activations).expanduser() if self.activations else self.run_path / "activations"
+
+    @property
+    def selectors(self) -> list[tuple[dict[str, Any], dict[str, Any]]] | None:
+        """Pairs to compare; None for the default ones."""
+        return None if self.compare is None else [(pair.a, pair.b) for pair in self.compare]
 
     def specs(self, hook_names: list[str]) -> list[SAESpec]:
         """Every SAE of the study, by hookpoint, sweep, lambda, seed."""
@@ -171,3 +207,6 @@ class RunConfig(Study):
             for coefficient in sweep.sparsity_coefficients
             for seed in self.train.seeds
         ]
+
+
+SAES = Kind("saes", SAEStudy, "pipeline.studies.saes.stages")

@@ -1,106 +1,144 @@
 """The stages of an XOR-cluster study: descents -> eval.csv -> report."""
 
-import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from eval.xor.report import write_xor_report
+import pandas as pd
+
 from core.files import read_json, write_json
-from pipeline.table import read_evaluation, require_trained, study_facts, without_nan, write_evaluation
-from pipeline.studies.networks.study import XORStudy
-from pipeline.progress import Display, progress, say
+from core.trainer import NoBatches, StepRecord
+from eval.page.report import StudyFacts, write_report
+from eval.xor.metrics import measure
+from eval.xor.report import xor_report
+from eval.xor.verdicts import quantile_table, sentences
+from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
-from core.trainer import Checkpoints, Metrics, NoBatches, fit
-from twolayer.xor.descent import DESCENTS
+from pipeline.studies.xor.study import XORStudy
+from pipeline.study import Summary
+from pipeline.table import for_people, read_evaluation, require_trained, without_nan, write_evaluation
+from pipeline.units import Product, Tick, Training, Unit, learn, make_missing
+from twolayer.xor.descent import DESCENTS, Descent, MeasuredDescent
 
 _CHECKPOINT_EVERY = 1000
+_SHOWN = {
+    "learning_rate": "rate",
+    "step": "step",
+    "train_accuracy_median": "train",
+    "test_accuracy_q20": "test 20 %",
+    "test_accuracy_median": "test",
+    "test_accuracy_q80": "test 80 %",
+    "own_feature_share_median": "own feature",
+    "linear_slope_median": "slope",
+}
 
 
-def harvest_clusters(study: XORStudy, run: RunDirectory) -> None:
+def harvest(study: XORStudy, run: RunDirectory) -> None:
     """Nothing: clusters are drawn from the seeds."""
     say("harvest: nothing to do, clusters are drawn from the seeds")
 
 
-def train_descents(study: XORStudy, run: RunDirectory) -> None:
+def train(study: XORStudy, run: RunDirectory) -> None:
     """One descent per learning rate and seed, measured on its way."""
-    runs = study.run_ids()
-    missing = [one for one in runs if not run.descent_path(one[0]).exists()]
-    say(f"train: {len(missing)} of {len(runs)} descents to run, {study.train.n_steps} steps each")
-    with progress("train", len(missing), "descents") as display:
-        for number, (run_id, learning_rate, seed) in enumerate(missing):
-            _descend(study, run, run_id, learning_rate, seed, display, number)
-            display.update(number + 1, run_id)
+    units = _units(study, run)
+    n_missing = sum(not product.is_done() for unit in units for product in unit.products)
+    say(f"train: {n_missing} of {len(units)} descents to run, {study.train.n_steps} steps each")
+    make_missing(units, title="train", counted="descents")
 
 
-class MeasuredDescent:
-    """A learner: a descent, and what was measured of it on its way; both are in the checkpoint."""
-
-    def __init__(self, study: XORStudy, *, seed: int, learning_rate: float) -> None:
-        self._descent = DESCENTS[study.train.method](study.data, seed=seed, learning_rate=learning_rate)
-        self._steps = set(study.measured_steps)
-        self._projection_steps = set(study.eval.projection_steps)
-        self._step_number = 0
-        self.measured: list[dict[str, Any]] = []
-        self._measure()
-
-    def step(self, batch: object = None) -> Metrics:
-        """One step of the descent."""
-        metrics = self._descent.step(batch)
-        self._step_number += 1
-        self._measure()
-        return metrics
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue bit for bit."""
-        return {"descent": self._descent.state_dict(), "step": self._step_number, "measured": self.measured}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self._descent.load_state_dict(state["descent"])
-        self._step_number, self.measured = state["step"], state["measured"]
-
-    def _measure(self) -> None:
-        if self._step_number in self._steps:
-            metrics = without_nan(self._descent.metrics()._asdict())
-            wants_projections = self._step_number in self._projection_steps
-            projections = self._descent.projections().tolist() if wants_projections else None
-            self.measured.append({"step": self._step_number, **metrics, "projections": projections})
-
-
-def _descend(
-    study: XORStudy, run: RunDirectory, run_id: str, learning_rate: float, seed: int, display: Display, n_done: int
-) -> None:
-    began = time.monotonic()
-    learner = MeasuredDescent(study, seed=seed, learning_rate=learning_rate)
-    checkpoints = Checkpoints(run.checkpoint_path(run_id), _CHECKPOINT_EVERY)
-    for record in fit(learner, NoBatches(), steps=study.train.n_steps, checkpoints=checkpoints):
-        display.update(n_done, f"{run_id}: step {record.step}")
-    seconds = round(time.monotonic() - began, 3)
-    done = {"run_id": run_id, "learning_rate": learning_rate, "seed": seed, "seconds": seconds}
-    write_json(run.descent_path(run_id), {**done, "measured": learner.measured})
-    checkpoints.path.unlink(missing_ok=True)
-
-
-def evaluate_descents(study: XORStudy, run: RunDirectory) -> None:
+def evaluate(study: XORStudy, run: RunDirectory) -> None:
     """Measured descents -> eval.csv, one row per descent and step."""
-    runs = study.run_ids()
-    missing = [run_id for run_id, *_ in runs if not run.descent_path(run_id).exists()]
-    require_trained(missing, len(runs), "descents")
+    products = [product for unit in _units(study, run) for product in unit.products]
+    require_trained([product.name for product in products if not product.is_done()], len(products), "descents")
     rows = []
-    for run_id, learning_rate, seed in runs:
-        for one in read_json(run.descent_path(run_id))["measured"]:
+    for run_id, learning_rate, seed in study.run_ids():
+        for one in _measured(run, run_id):
             values = {name: value for name, value in one.items() if name != "projections"}
             rows.append({"run_id": run_id, "learning_rate": learning_rate, "seed": seed, **values})
-    write_evaluation(run, rows)
+    write_evaluation(study, run, rows)
 
 
-def report_descents(study: XORStudy, run: RunDirectory) -> None:
+def report(study: XORStudy, run: RunDirectory) -> None:
     """eval.csv and projections -> report.html, verdicts.csv, plots."""
     table = read_evaluation(run)
     projections: dict[float, dict[int, list[list[float]]]] = {}
     for run_id, learning_rate, _ in study.run_ids():
-        for one in read_json(run.descent_path(run_id))["measured"]:
+        for one in _measured(run, run_id):
             if one["projections"] is not None:
                 projections.setdefault(learning_rate, {}).setdefault(one["step"], []).extend(one["projections"])
-    facts = study_facts(study, run)
-    files = write_xor_report(run.path, table, projections, study.data, facts)
+    facts = StudyFacts(study.name, study.to_yaml(), run.environment(), run.stage_records())
+    files = write_report(run.path, xor_report(table, projections, study.data, facts))
     say(f"report: {files.html}")
+
+
+def costs(study: XORStudy) -> list[tuple[str, str]]:
+    """What the study costs."""
+    data, n_runs, n_steps = study.data, len(study.run_ids()), study.train.n_steps
+    n_products = (data.n_train + data.n_neurons) * (data.n_train + data.n_test)
+    of_products = 2.0 * n_runs * n_products * data.n_features
+    of_steps = 2.0 * n_runs * n_steps * data.n_neurons * data.n_train**2
+    return [
+        ("run directory", str(study.run_path)),
+        ("descents", f"{n_runs} of {n_steps:,} steps"),
+        ("inner products", f"{of_products:.2e} floating-point operations"),
+        ("steps", f"{of_steps:.2e} floating-point operations"),
+    ]
+
+
+def summary(run: RunDirectory) -> Summary:
+    """Medians and quantiles, and the verdicts that the report holds."""
+    return Summary(
+        for_people(quantile_table(read_evaluation(run)), _SHOWN), sentences(pd.read_csv(run.verdicts_csv))
+    )
+
+
+def _path(run: RunDirectory, run_id: str) -> Path:
+    return run.folder("descents", f"{run_id}.json")
+
+
+def _measured(run: RunDirectory, run_id: str) -> list[dict[str, Any]]:
+    return read_json(_path(run, run_id))["measured"]
+
+
+def _units(study: XORStudy, run: RunDirectory) -> list[Unit]:
+    shared = {
+        "data": study.model_dump(mode="json")["data"],
+        "method": study.train.method,
+        "n_steps": study.train.n_steps,
+        "steps": study.measured_steps,
+        "projection_steps": sorted(study.eval.projection_steps),
+    }
+    units = []
+    for run_id, learning_rate, seed in study.run_ids():
+        product = Product(run_id, {**shared, "learning_rate": learning_rate, "seed": seed}, [_path(run, run_id)])
+        units.append(Unit([product], partial(_descend, study, run, product, learning_rate, seed)))
+    return units
+
+
+def _descend(
+    study: XORStudy, run: RunDirectory, product: Product, learning_rate: float, seed: int, _: object, tick: Tick
+) -> None:
+    def measured(descent: Descent, step: int) -> dict[str, Any]:
+        wants_projections = step in study.eval.projection_steps
+        projections = descent.projections().tolist() if wants_projections else None
+        return {"step": step, **without_nan(measure(descent.snapshot())), "projections": projections}
+
+    descent = DESCENTS[study.train.method](study.data, seed=seed, learning_rate=learning_rate)
+    learner = MeasuredDescent(descent, study.measured_steps, measured)
+
+    def publish(record: StepRecord) -> None:
+        facts = {"run_id": product.name, "learning_rate": learning_rate, "seed": seed}
+        done = {**facts, "seconds": round(record.seconds, 3), "measured": learner.measured}
+        write_json(_path(run, product.name), {**done, "unit": product.signature})
+
+    training = Training(
+        name=product.name,
+        learner=learner,
+        batches=NoBatches(),
+        n_steps=study.train.n_steps,
+        checkpoint_every=_CHECKPOINT_EVERY,
+        key="run_id",
+        ids=lambda: [product.name],
+        show=lambda record: tick(record.step / study.train.n_steps, f"{product.name}: step {record.step}"),
+    )
+    learn(run, training, publish)
