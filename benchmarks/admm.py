@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from pipeline.memory import peak_memory_bytes
+from twolayer.certificate import Certificate
 from twolayer.convex.admm import ADMM
 from twolayer.convex.patterns import Patterns, sample_patterns
-from twolayer.certificate import Certificate
 from twolayer.convex.program import ConvexProgram
 
 BETA = 0.1
@@ -91,9 +91,16 @@ def pyscnn(x: Tensor, y: Tensor, patterns: Patterns) -> float:
     model = ConvexReLU(patterns.directions.T.numpy(), c=1)
     with contextlib.redirect_stderr(io.StringIO()):
         _, metrics = optimize_model(
-            model, AL(model), Metrics(objective=True), x.numpy(), y[:, None].numpy(), regularizer=NeuronGL1(BETA / n),
-            return_convex=True, unitize_data=False, dtype="float64",
-        )  # fmt: skip
+            model,
+            AL(model),
+            Metrics(objective=True),
+            x.numpy(),
+            y[:, None].numpy(),
+            regularizer=NeuronGL1(BETA / n),
+            return_convex=True,
+            unitize_data=False,
+            dtype="float64",
+        )
     return float(metrics.objective[-1]) * n
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from hookpoints.capture import ActivationCapture
+from hookpoints.config import HarvestConfig
 from hookpoints.contexts import read_contexts, separating_mask
 from hookpoints.corpus import EmbeddedCorpus
-from hookpoints.config import HarvestConfig
 from hookpoints.harvest import harvest
 from hookpoints.models import EmbeddedModel, LanguageModel, load_model
 from hookpoints.sites import HookpointConfig, Site, resolve_hookpoint

@@ -20,10 +20,13 @@ def saelens_trainer(
     device = str(sae.b_dec.device)
     theirs = GatedTrainingSAE(
         GatedTrainingSAEConfig(
-            d_in=sae.cfg.d_in, d_sae=sae.cfg.d_sae, l1_coefficient=sparsity_coefficient, normalize_activations="none",
+            d_in=sae.cfg.d_in,
+            d_sae=sae.cfg.d_sae,
+            l1_coefficient=sparsity_coefficient,
+            normalize_activations="none",
             device=device,
         )
-    )  # fmt: skip
+    )
     with torch.no_grad():
         theirs.W_enc.copy_(sae.W_enc)
         theirs.W_dec.copy_(sae.W_dec)
@@ -32,9 +35,13 @@ def saelens_trainer(
         theirs.b_mag.copy_(sae.bias[0])
         theirs.r_mag.copy_(sae.log_gain[0])
     config = SAETrainerConfig(
-        total_training_samples=10**9, train_batch_size_samples=batch_size, lr=learning_rate, lr_end=learning_rate, device=device,
+        total_training_samples=10**9,
+        train_batch_size_samples=batch_size,
+        lr=learning_rate,
+        lr_end=learning_rate,
+        device=device,
         autocast=autocast,
-    )  # fmt: skip
+    )
     return SAETrainer(config, theirs, iter([]))
 
 
@@ -59,16 +66,24 @@ def saelens_gated_trainer(
 
     theirs = GatedTrainingSAE(
         GatedTrainingSAEConfig(
-            d_in=d_in, d_sae=d_sae, l1_coefficient=sparsity_coefficient, l1_warm_up_steps=int(sparsity_warmup * n_steps),
+            d_in=d_in,
+            d_sae=d_sae,
+            l1_coefficient=sparsity_coefficient,
+            l1_warm_up_steps=int(sparsity_warmup * n_steps),
             normalize_activations="none",
         )
-    )  # fmt: skip
+    )
     with torch.no_grad():
         theirs.b_dec.copy_(mean)
     config = SAETrainerConfig(
-        total_training_samples=n_steps * batch_size, train_batch_size_samples=batch_size, lr=learning_rate,
-        lr_end=learning_rate, lr_warm_up_steps=int(warmup * n_steps), lr_decay_steps=int(decay * n_steps), adam_beta1=0.0,
-    )  # fmt: skip
+        total_training_samples=n_steps * batch_size,
+        train_batch_size_samples=batch_size,
+        lr=learning_rate,
+        lr_end=learning_rate,
+        lr_warm_up_steps=int(warmup * n_steps),
+        lr_decay_steps=int(decay * n_steps),
+        adam_beta1=0.0,
+    )
     return SAETrainer(config, theirs, data_provider)
 
 

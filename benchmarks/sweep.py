@@ -15,9 +15,9 @@ import warnings
 from pathlib import Path
 
 from benchmarks.peers import saelens_trainer
+from core.trainer import BatchSource, Learner, fit
 from hookpoints.batches import ShardBatches
 from hookpoints.shards import ActivationDataset
-from core.trainer import BatchSource, Learner, fit
 from saes.bank import Bank
 from saes.learner import LearnerConfig, SAELearner
 from saes.sae import SAEConfig
@@ -33,9 +33,14 @@ def learner(dataset: ActivationDataset, hook_name: str, coefficient: float) -> S
     statistics_ = dataset.statistics(hook_name)
     config = LearnerConfig(learning_rate=LEARNING_RATE, init_l0=48, dead_reset=False)
     return SAELearner(
-        SAEConfig("gated", dataset.d_in(hook_name), D_SAE), config, sparsity_coefficient=coefficient, n_steps=10**6, seed=0,
-        mean=statistics_.mean, scale=statistics_.scale,
-    )  # fmt: skip
+        SAEConfig("gated", dataset.d_in(hook_name), D_SAE),
+        config,
+        sparsity_coefficient=coefficient,
+        n_steps=10**6,
+        seed=0,
+        mean=statistics_.mean,
+        scale=statistics_.scale,
+    )
 
 
 def seconds_of(one: Learner, batches: BatchSource, steps: int) -> float:
@@ -91,8 +96,10 @@ def main() -> None:
     for name, value in medians.items():
         print(f"  {name:24} {value * 1e3:10.1f} ms")
     reading = seconds_of_reading(stream(), READS) / READS
-    print(f"  {'reading one batch':24} {reading * 1e3:10.1f} ms, {reading / medians['bank of 8']:.1%} of the bank's step, "
-          f"{reading / medians['8 single runs'] * 8:.1%} of a single one")  # fmt: skip
+    print(
+        f"  {'reading one batch':24} {reading * 1e3:10.1f} ms, {reading / medians['bank of 8']:.1%} of the bank's step, "
+        f"{reading / medians['8 single runs'] * 8:.1%} of a single one"
+    )
     result = {
         "bank8_over_8_single": round(medians["bank of 8"] / medians["8 single runs"], 3),
         "vs_saelens_multi": round(medians["SAELens, 8 in lockstep"] / medians["bank of 8"], 2),

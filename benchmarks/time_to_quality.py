@@ -65,9 +65,14 @@ def train_ours(dataset: ActivationDataset, hook_name: str, d_sae: int, setting: 
     batches = ShardBatches(dataset, hook_name, batch_size=setting.batch_size, seed=0)
     statistics = dataset.statistics(hook_name)
     learner = SAELearner(
-        SAEConfig("gated", dataset.d_in(hook_name), d_sae), LearnerConfig(learning_rate=setting.learning_rate),
-        sparsity_coefficient=setting.coefficient, n_steps=n_steps, seed=0, mean=statistics.mean, scale=statistics.scale,
-    )  # fmt: skip
+        SAEConfig("gated", dataset.d_in(hook_name), d_sae),
+        LearnerConfig(learning_rate=setting.learning_rate),
+        sparsity_coefficient=setting.coefficient,
+        n_steps=n_steps,
+        seed=0,
+        mean=statistics.mean,
+        scale=statistics.scale,
+    )
     for _ in range(n_steps):
         learner.step(next(batches))
     return learner.trained_sae()
@@ -80,12 +85,18 @@ def train_saelens(dataset: ActivationDataset, hook_name: str, d_sae: int, settin
     defaults = LearnerConfig()
     torch.manual_seed(0)
     trainer = saelens_gated_trainer(
-        d_in=dataset.d_in(hook_name), d_sae=d_sae, mean=statistics.mean * statistics.scale,
-        sparsity_coefficient=setting.coefficient, learning_rate=setting.learning_rate,
-        batch_size=setting.batch_size, n_steps=n_steps, warmup=defaults.warmup_fraction, decay=defaults.decay_fraction,
+        d_in=dataset.d_in(hook_name),
+        d_sae=d_sae,
+        mean=statistics.mean * statistics.scale,
+        sparsity_coefficient=setting.coefficient,
+        learning_rate=setting.learning_rate,
+        batch_size=setting.batch_size,
+        n_steps=n_steps,
+        warmup=defaults.warmup_fraction,
+        decay=defaults.decay_fraction,
         sparsity_warmup=defaults.sparsity_warmup_fraction,
         data_provider=(next(batches) * statistics.scale for _ in range(n_steps)),
-    )  # fmt: skip
+    )
     trainer.fit()
     return as_our_sae(trainer.sae, statistics.scale)
 

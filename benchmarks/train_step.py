@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from saes.objective import dense_gradients, dense_objective
 from torch import Tensor
 
 from benchmarks.peers import saelens_trainer
 from core.devices import multiplies_bfloat16
 from saes.learner import LearnerConfig, SAELearner
-from saes.objective import dense_gradients, dense_objective
 from saes.sae import SAEConfig
 from saes.thresholds import calibrate, project
 
@@ -52,9 +52,15 @@ def learner(shape: Shape, x: Tensor, compute_dtype: str) -> SAELearner:
         compute_dtype=compute_dtype,  # pyright: ignore[reportArgumentType]
     )
     one = SAELearner(
-        SAEConfig("gated", shape.d_in, shape.d_sae), config, sparsity_coefficient=COEFFICIENT, n_steps=1_000_000, seed=0,
-        mean=torch.zeros(shape.d_in), scale=1.0, device=x.device,
-    )  # fmt: skip
+        SAEConfig("gated", shape.d_in, shape.d_sae),
+        config,
+        sparsity_coefficient=COEFFICIENT,
+        n_steps=1_000_000,
+        seed=0,
+        mean=torch.zeros(shape.d_in),
+        scale=1.0,
+        device=x.device,
+    )
     one.step(x)
     return one
 

@@ -23,8 +23,8 @@ class ChosenBy:
         self.choose = choose
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_before_validator_function(
-            self._read, core_schema.is_instance_schema(BaseModel), serialization=handler(source).get("serialization")
+        return core_schema.no_info_plain_validator_function(
+            self._read, serialization=core_schema.simple_ser_schema("any")
         )
 
     def _read(self, value: Any) -> BaseModel:

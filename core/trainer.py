@@ -196,9 +196,7 @@ def resume(learner: Learner, batches: BatchSource, checkpoints: Checkpoints | No
     learner.load_state_dict(state["learner"])
     batches.load_state_dict(state["batches"])
     _set_random_state(state["random"])
-    return _Resumed(
-        int(state["step"]), state.get("seconds", 0.0), state.get("metrics"), state.get("is_stopped", False)
-    )
+    return _Resumed(int(state["step"]), state.get("seconds", 0.0), state.get("metrics"), state.get("is_stopped", False))
 
 
 def _random_state() -> dict[str, Any]:

@@ -79,10 +79,7 @@ def build_contexts(
     n_documents = 0
     partial = {split: folder / f"{split}.bin{TEMPORARY_SUFFIX}" for split in SPLITS}
     with partial["train"].open("wb") as train, partial["held_out"].open("wb") as held_out:
-        packers = {
-            "train": _Packer(train, context_length, bos),
-            "held_out": _Packer(held_out, context_length, bos),
-        }
+        packers = {"train": _Packer(train, context_length, bos), "held_out": _Packer(held_out, context_length, bos)}
         for text, tokens in _tokenised(documents, tokenizer):
             document_digest = hashlib.sha256(text.encode("utf8")).digest()
             digest.update(document_digest)
@@ -154,11 +151,7 @@ class _Packer:
             start += len(piece)
             token_ids = piece if self._bos is None else [self._bos, *piece]
             slots = self._context[self._filled : self._filled + len(token_ids)]
-            slots["token_id"], slots["position"], slots["document"] = (
-                token_ids,
-                np.arange(len(token_ids)),
-                document,
-            )
+            slots["token_id"], slots["position"], slots["document"] = (token_ids, np.arange(len(token_ids)), document)
             self._filled += len(token_ids)
             if self._filled == len(self._context):
                 self._handle.write(self._context.tobytes())

@@ -55,10 +55,7 @@ class _Raw(NamedTuple):
 
 
 def harvest(
-    language_model: LanguageModel,
-    corpus: CorpusConfig,
-    config: HarvestConfig,
-    folder: Path,
+    language_model: LanguageModel, corpus: CorpusConfig, config: HarvestConfig, folder: Path
 ) -> Iterator[Progress]:
     """Make every shard that ``folder`` lacks, then the manifest; yields after every forward pass and every shard.
 
@@ -150,11 +147,7 @@ def _make_missing(
 
 
 def _capture_shard(
-    language_model: LanguageModel,
-    config: HarvestConfig,
-    capture: ActivationCapture,
-    folder: Path,
-    shard: _Shard,
+    language_model: LanguageModel, config: HarvestConfig, capture: ActivationCapture, folder: Path, shard: _Shard
 ) -> Iterator[_Raw]:
     model = language_model.model
     special = torch.tensor(sorted(language_model.tokenizer.all_special_ids), dtype=torch.int64)

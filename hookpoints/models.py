@@ -159,7 +159,9 @@ def model_files(config: ModelConfig) -> list[Path]:
             import huggingface_hub
 
             try:
-                folder = Path(huggingface_hub.snapshot_download(config.hub, revision=config.revision, local_files_only=True))
+                folder = Path(
+                    huggingface_hub.snapshot_download(config.hub, revision=config.revision, local_files_only=True)
+                )
             except (OSError, ValueError):
                 return []
     return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []

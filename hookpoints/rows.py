@@ -32,12 +32,7 @@ def decode_rows(stored: dict[str, Tensor]) -> Tensor:
 
 
 def measure_and_encode(
-    rows: Tensor,
-    dtype: StorageDtype,
-    *,
-    norm_outlier_factor: float | None,
-    norm_bound: float | None,
-    where: str,
+    rows: Tensor, dtype: StorageDtype, *, norm_outlier_factor: float | None, norm_bound: float | None, where: str
 ) -> tuple[HookRecord, dict[str, Tensor]]:
     """The record of one hook's rows ``[n_rows, d_in]`` in one shard, and the tensors that store them.
 

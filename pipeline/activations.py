@@ -50,7 +50,9 @@ def check_activations(model: ModelConfig, corpus: CorpusConfig, config: HarvestC
     if is_hashed(folder, model):
         return
     if not model_files(model):
-        say(f"harvest: {model_id(model)} is not on this machine, so its weights are not compared with those of {folder}")
+        say(
+            f"harvest: {model_id(model)} is not on this machine, so its weights are not compared with those of {folder}"
+        )
         return
     say(f"harvest: comparing the weights of {model_id(model)} with those of {folder}")
     same_dtype = model.model_copy(update={"dtype": read_identity(folder).model_dtype})

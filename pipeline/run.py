@@ -16,12 +16,7 @@ from pipeline.table import print_table
 def run_stages(study: Study, names: Sequence[str]) -> RunDirectory:
     """Run stages in order; each one's time and peak memory go to stages.jsonl."""
     stages = kind_of(study).stages()
-    functions = {
-        "harvest": stages.harvest,
-        "train": stages.train,
-        "eval": stages.evaluate,
-        "report": stages.report,
-    }
+    functions = {"harvest": stages.harvest, "train": stages.train, "eval": stages.evaluate, "report": stages.report}
     with open_run(study) as run:
         for name in names:
             reset_peak_memory()

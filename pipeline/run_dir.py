@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,7 @@ from core.files import read_json, write_json, write_text
 from core.schema import differences
 from pipeline.study import Study
 
-_PACKAGES = (
-    "dipole",
-    "torch",
-    "transformers",
-    "transformer-lens",
-    "datasets",
-    "safetensors",
-    "numpy",
-    "pandas",
-)
+_PACKAGES = ("dipole", "torch", "transformers", "transformer-lens", "datasets", "safetensors", "numpy", "pandas")
 
 
 class RunDirectory:
@@ -125,10 +116,10 @@ def exclusive(folder: Path) -> Iterator[None]:
 def _check_same_study(path: Path, study: Study) -> None:
     """Settings that an earlier version did not know have their defaults in a study that it saved."""
     saved: Any = yaml.safe_load(path.read_text(encoding="utf8"))
-    try:
+    with suppress(
+        ValidationError
+    ):  # of another kind, or of a version that knew other settings: the differences say which
         saved = type(study).model_validate(saved).model_dump(mode="json")
-    except ValidationError:
-        pass  # of another kind, or of a version that knew other settings: the differences say which
     lines = differences(saved, study.model_dump(mode="json"))
     if lines:
         raise ValueError(
@@ -164,12 +155,7 @@ def _commit() -> str:
     here = Path(__file__).parent
     try:
         shown = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
+            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=True, timeout=10
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"

@@ -3,17 +3,12 @@
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import yaml
 from pydantic import Field
 
 from core.schema import Schema
-
-if TYPE_CHECKING:
-    from pipeline.run_dir import RunDirectory
-
-STAGES = ("harvest", "train", "eval", "report")
 
 
 class Study(Schema):
@@ -44,19 +39,22 @@ class Summary(NamedTuple):
 
 
 class StagesModule(Protocol):
-    """What the module that a `Kind` names holds: every stage makes what is missing and leaves the rest alone."""
+    """What the module that a `Kind` names holds; stages take a study of its schema and the run directory.
 
-    harvest: Callable[[Any, "RunDirectory"], None]
+    Every stage makes what is missing and leaves the rest alone.
+    """
+
+    harvest: Callable[[Any, Any], None]
     """Text -> rows, where the kind reads a model."""
-    train: Callable[[Any, "RunDirectory"], None]
+    train: Callable[[Any, Any], None]
     """Rows -> trained things."""
-    evaluate: Callable[[Any, "RunDirectory"], None]
+    evaluate: Callable[[Any, Any], None]
     """Trained things -> eval.csv."""
-    report: Callable[[Any, "RunDirectory"], None]
+    report: Callable[[Any, Any], None]
     """eval.csv -> report.html, verdicts.csv, plots."""
     costs: Callable[[Any], list[tuple[str, str]]]
     """Names and values for people, before anything runs."""
-    summary: Callable[["RunDirectory"], Summary]
+    summary: Callable[[Any], Summary]
     """Of eval.csv and verdicts.csv."""
 
 

@@ -1,12 +1,12 @@
 """The sparse autoencoder: parameters of any architecture, and what every user of a trained one calls."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from saes.architectures.base import Architecture, Gradients, Objective
+from saes.architectures.base import Architecture
+from saes.views import JumpReLUView
 
 
 class SAE(nn.Module):
@@ -51,7 +51,7 @@ class SAE(nn.Module):
         """Reconstruction of ``x [..., d_in]``."""
         return self.decode(self.encode(x))
 
-    def one_sided_view(self) -> "JumpReLUView":
+    def one_sided_view(self) -> JumpReLUView:
         """The lossless form with non-negative latents, for tools that expect them. Raises ValueError where there is none."""
         return self.cfg.one_sided_view(self)
 
@@ -67,26 +67,6 @@ class SAE(nn.Module):
             )
 
 
-class JumpReLUView(NamedTuple):
-    """A JumpReLU SAE: latents u 1[u > threshold] with u = (x - b_dec) W_enc + b_enc; tensors as the field shapes them."""
-
-    W_enc: Tensor
-    b_enc: Tensor
-    threshold: Tensor
-    """0 or more: a magnitude that relu cuts off at 0 never jumps below it."""
-    W_dec: Tensor
-    b_dec: Tensor
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Non-negative latents ``[..., width]``."""
-        u = (x - self.b_dec) @ self.W_enc + self.b_enc
-        return torch.where(u > self.threshold, u, 0.0)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Reconstruction ``[..., d_in]``."""
-        return latents @ self.W_dec + self.b_dec
-
-
 @torch.no_grad()
 def folded(sae: SAE, scale: float) -> SAE:
     """The SAE on raw activations that equals ``sae`` on ``scale`` times them."""
@@ -94,12 +74,3 @@ def folded(sae: SAE, scale: float) -> SAE:
     raw.load_state_dict(sae.state_dict())
     raw.cfg.fold(raw, scale)
     return raw
-
-
-def autograd_gradients(sae: SAE, objective: Callable[[], Objective]) -> tuple[Objective, Gradients]:
-    """An objective that is differentiable in every parameter of ``sae``, and its gradients."""
-    with torch.enable_grad():
-        found = objective()
-        names, parameters = zip(*sae.named_parameters(), strict=True)
-        gradients = torch.autograd.grad(found.loss, parameters)
-    return Objective(*(value.detach() for value in found)), dict(zip(names, gradients, strict=True))

@@ -56,9 +56,3 @@ def sampled_products(left: Tensor, right: Tensor, left_starts: Tensor, right_row
             check_invariants=False,
         )
     return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
-
-
-def mean_squared_norm(residual: Tensor) -> Tensor:
-    """Mean over the rows of ``residual [batch, d_in]`` of ||row||^2."""
-    flat = residual.flatten()
-    return flat.dot(flat) / len(residual)

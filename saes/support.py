@@ -60,9 +60,7 @@ class _Entries(NamedTuple):
     z: Tensor | None
 
 
-def find_support(
-    gates: Gates, centred: Tensor, compute_dtype: torch.dtype, most: int | None = None
-) -> Support | None:
+def find_support(gates: Gates, centred: Tensor, compute_dtype: torch.dtype, most: int | None = None) -> Support | None:
     """The open gates on ``centred [batch, d_in]`` = x - b_dec; None as soon as more than ``most`` are proposed.
 
     ``most`` is at most, and unless given, what the sparse kernels count.

@@ -75,7 +75,11 @@ NETWORKS = {
 SQUARED = {
     **NETWORKS,
     "data": {**NETWORKS["data"], "task": "teacher", "d": 3, "noise": 0.1, "bias": True},
-    "train": {**NETWORKS["train"], "loss": "squared", "methods": NETWORKS["train"]["methods"][1:4] + [{"method": "linear"}]},
+    "train": {
+        **NETWORKS["train"],
+        "loss": "squared",
+        "methods": NETWORKS["train"]["methods"][1:4] + [{"method": "linear"}],
+    },
     "eval": {},
 }
 XOR = {
@@ -90,7 +94,11 @@ def studies(folder: Path) -> dict[str, Path]:
     model = save_tiny_model(folder / "model")
     corpus = folder / "documents.jsonl"
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in random_documents(400)))
-    of_saes = {"model": {"local": str(model), "dtype": "float32", "device": "cpu"}, "corpus": {"files": [str(corpus)]}, **SAES}
+    of_saes = {
+        "model": {"local": str(model), "dtype": "float32", "device": "cpu"},
+        "corpus": {"files": [str(corpus)]},
+        **SAES,
+    }
     found = {}
     for name, study in {"saes": of_saes, "hinge": NETWORKS, "squared": SQUARED, "xor": XOR}.items():
         found[name] = folder / f"{name}.yaml"
@@ -102,7 +110,10 @@ def run(study: Path) -> None:
     """The whole study through the command line."""
     threads = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", "run", str(study)], env=os.environ | threads, capture_output=True, text=True
+        [sys.executable, "-m", "pipeline.cli", "run", str(study)],
+        env=os.environ | threads,
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         raise RuntimeError(f"{study} ended with {done.returncode}:\n{done.stderr}")
@@ -117,7 +128,9 @@ def fingerprint(run_dir: Path) -> dict[str, Any]:
     except ModuleNotFoundError:
         sha256_file = import_module("hookpoints.files").sha256_file
     hashes = {
-        str(path.relative_to(run_dir)): sha256_file(path) for pattern in HASHED for path in sorted(run_dir.glob(pattern))
+        str(path.relative_to(run_dir)): sha256_file(path)
+        for pattern in HASHED
+        for path in sorted(run_dir.glob(pattern))
     }
     tables = {}
     for name in ("eval.csv", "verdicts.csv"):
@@ -131,7 +144,8 @@ def processor() -> str:
     """What the bits of a result depend on."""
     import torch
 
-    names = {line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")}
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = {line.split(":")[1].strip() for line in lines if line.startswith("model name")}
     return f"{', '.join(sorted(names))}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from twolayer.config import LossName
+from twolayer.data import check_data
 from twolayer.losses import LOSSES
 from twolayer.network import Network
-from twolayer.data import check_data
 
 
 class NetworkDescent:
@@ -28,9 +28,18 @@ class NetworkDescent:
     """
 
     def __init__(
-        self, x: Tensor, y: Tensor, *, beta: float, loss: LossName, n_neurons: int, n_restarts: int, n_steps: int,
-        learning_rate: float, seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        beta: float,
+        loss: LossName,
+        n_neurons: int,
+        n_restarts: int,
+        n_steps: int,
+        learning_rate: float,
+        seed: int,
+    ) -> None:
         check_data(x, y, beta, loss)
         for name, value in (("n_neurons", n_neurons), ("n_restarts", n_restarts), ("n_steps", n_steps)):
             if value < 1:
@@ -73,11 +82,7 @@ class NetworkDescent:
         self._optimizer.param_groups[0]["lr"] = self._learning_rate * cosine
         self._optimizer.step()
         self.step_number += 1
-        return {
-            "loss": objectives.min(),
-            "objective": self._best[0],
-            "median_objective": objectives.median(),
-        }
+        return {"loss": objectives.min(), "objective": self._best[0], "median_objective": objectives.median()}
 
     def network(self) -> Network:
         """The best network met."""

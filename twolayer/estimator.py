@@ -16,12 +16,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
 
+from twolayer.certificate import Certificate
 from twolayer.convex.admm import ADMM
+from twolayer.convex.patterns import enumerate_patterns, sample_patterns
+from twolayer.convex.program import ConvexProgram
 from twolayer.data import Preparation, fit_preparation
 from twolayer.network import Network
-from twolayer.convex.patterns import enumerate_patterns, sample_patterns
-from twolayer.certificate import Certificate
-from twolayer.convex.program import ConvexProgram
 
 Array = NDArray[np.float64]
 
@@ -85,10 +85,17 @@ class ConvexReLUClassifier(ClassifierMixin, _ConvexReLU):
     classes_: NDArray[Any]
 
     def __init__(
-        self, beta: float = 0.1, *, loss: Literal["logistic", "hinge"] = "logistic", n_patterns: int | Literal["all"] = 50,
-        bias: bool = True, standardise: bool = True, tol: float = 1e-4, max_iter: int = 3200,
+        self,
+        beta: float = 0.1,
+        *,
+        loss: Literal["logistic", "hinge"] = "logistic",
+        n_patterns: int | Literal["all"] = 50,
+        bias: bool = True,
+        standardise: bool = True,
+        tol: float = 1e-4,
+        max_iter: int = 3200,
         random_state: int | np.random.RandomState | None = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.beta, self.loss, self.n_patterns, self.bias = beta, loss, n_patterns, bias
         self.standardise, self.tol, self.max_iter, self.random_state = standardise, tol, max_iter, random_state
 
@@ -130,9 +137,16 @@ class ConvexReLURegressor(RegressorMixin, _ConvexReLU):
     """Two-layer ReLU network of least squares, globally optimal over its activation patterns; arguments as the classifier's."""
 
     def __init__(
-        self, beta: float = 0.1, *, n_patterns: int | Literal["all"] = 50, bias: bool = True, standardise: bool = True,
-        tol: float = 1e-4, max_iter: int = 3200, random_state: int | np.random.RandomState | None = 0,
-    ) -> None:  # fmt: skip
+        self,
+        beta: float = 0.1,
+        *,
+        n_patterns: int | Literal["all"] = 50,
+        bias: bool = True,
+        standardise: bool = True,
+        tol: float = 1e-4,
+        max_iter: int = 3200,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
         self.beta, self.n_patterns, self.bias, self.standardise = beta, n_patterns, bias, standardise
         self.tol, self.max_iter, self.random_state = tol, max_iter, random_state
 

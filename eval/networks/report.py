@@ -17,7 +17,8 @@ from hookpoints.manifest import Manifest
 from twolayer.config import CLASSIFICATION
 
 _FLOOR = 1e-12
-_FIRST_COLUMNS = "task label beta seed objective relative_gap violation train_score test_score n_neurons".split()
+_FIRST_COLUMNS = ["task", "label", "beta", "seed", "objective", "relative_gap", "violation"]
+_FIRST_COLUMNS += ["train_score", "test_score", "n_neurons"]
 _TRACE_NOTE = (
     "At the smallest beta, first seed. The objective is that of the best feasible point, its gap the distance to a proved lower "
     "bound; a violation of 0 is drawn at 1e-12. Gradient descent proves no bound."

@@ -51,9 +51,7 @@ def _draw_chart(axes: "Axes", chart: Chart) -> None:
             markersize=5,
         )
         if curve.low is not None and curve.high is not None:
-            axes.fill_between(
-                curve.x, curve.low, curve.high, color=colour(number), alpha=BAND_OPACITY, linewidth=0
-            )
+            axes.fill_between(curve.x, curve.low, curve.high, color=colour(number), alpha=BAND_OPACITY, linewidth=0)
     axes.set(xscale="log" if chart.log_x else "linear", yscale="log" if chart.log_y else "linear")
     if chart.x_ticks is not None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -37,18 +37,20 @@ class Family(NamedTuple):
 
     def is_meant_by(self, selector: Selector) -> bool:
         """Whether it has every value that the selector names."""
-        first = self.rows.iloc[0]
-        return all(name in first.index and first[name] == value for name, value in selector.items())
+        first: dict[str, Any] = {str(name): value for name, value in self.rows.iloc[0].items()}
+        return all(name in first and first[name] == value for name, value in selector.items())
 
 
 def families(table: pd.DataFrame) -> list[Family]:
     """The curves of an evaluation table, by hookpoint in the order of the table."""
     found: list[Family] = []
-    for (hook_name, _), rows in table.groupby(["hook_name", "family"], sort=False):
-        first = rows.iloc[0]
+    for _, rows in table.groupby(["hook_name", "family"], sort=False):
+        first: dict[str, Any] = {str(name): value for name, value in rows.iloc[0].items()}
         ordered = rows.sort_values(["sparsity_coefficient", "seed"])
         found.append(
-            Family(str(hook_name), str(first["label"]), bool(first["is_signed"]), int(first["n_params"]), ordered)
+            Family(
+                str(first["hook_name"]), str(first["label"]), bool(first["is_signed"]), int(first["n_params"]), ordered
+            )
         )
     order = list(table["hook_name"].unique())
     return sorted(found, key=lambda family: order.index(family.hook_name))

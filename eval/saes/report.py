@@ -18,11 +18,22 @@ _COLUMN_NOTE = (
     "rows; r_squared_all_rows counts norm outliers too. L0 counts non-zero latents of either sign. A latent is dead when "
     "it fires on none of n_tokens."
 )
-_FIRST_COLUMNS = (
-    "hook_name architecture d_sae sparsity_coefficient seed l0 r_squared dead_fraction bipolar_fraction n_params".split()
-)
+_FIRST_COLUMNS = [
+    "hook_name",
+    "architecture",
+    "d_sae",
+    "sparsity_coefficient",
+    "seed",
+    "l0",
+    "r_squared",
+    "dead_fraction",
+    "bipolar_fraction",
+    "n_params",
+]
 _L0_LABEL = "L0 (latents per token)"
-_NO_PAIR = "The study holds no pair of families to compare: by default a signed one and an unsigned one of one hookpoint."
+_NO_PAIR = (
+    "The study holds no pair of families to compare: by default a signed one and an unsigned one of one hookpoint."
+)
 
 
 class _Quantity(NamedTuple):
@@ -95,7 +106,7 @@ def _curve(family: Family, column: str) -> Curve:
     frame = grouped.agg(l0=("l0", "mean"), mean=(column, "mean"), low=(column, "min"), high=(column, "max"))
     frame = frame.query("l0 > 0").sort_values(by="l0")
     l0, mean, low, high = (frame[name].to_numpy(dtype=np.float64).tolist() for name in ("l0", "mean", "low", "high"))
-    has_band = family.rows["seed"].nunique() > 1
+    has_band = len(set(family.rows["seed"])) > 1
     notes = [f"lambda {coefficient:g}" for coefficient in frame.index]
     return Curve(family.label, l0, mean, low if has_band else None, high if has_band else None, notes)
 

@@ -88,10 +88,7 @@ def _sentences(row: dict[str, Any]) -> list[str]:
     share = row["n_params_a"] / row["n_params_b"]
     said = [f"{a} has {row['n_params_a']:,} parameters, {share:.2f} times the {row['n_params_b']:,} of {b}."]
     if row["l0_low"] is None:
-        return [
-            *said,
-            f"{a} and {b} share no range of L0, so their fronts cannot be compared; widen the lambda sweep.",
-        ]
+        return [*said, f"{a} and {b} share no range of L0, so their fronts cannot be compared; widen the lambda sweep."]
     said.append(_dominance_sentence(row))
     said.append(_interval_sentence(row))
     at_a, at_b = row["r_squared_a_at_64"], row["r_squared_b_at_64"]

@@ -22,7 +22,7 @@ def xor_report(table: pd.DataFrame, projections: Projections, config: XORConfig,
     summary = quantile_table(table)
     verdicts = verdict_table({float(rate): claims(rows) for rate, rows in table.groupby("learning_rate")})  # pyright: ignore[reportArgumentType]
     rates = summary["learning_rate"].unique()
-    curves = [chart for rate in rates for chart in _curves(summary[summary["learning_rate"] == rate], rate)]
+    curves = [chart for rate in rates for chart in _curves(summary.query("learning_rate == @rate"), rate)]
     histograms = [
         _histogram(values, step, rate, config.n_neurons)
         for rate, by_step in projections.items()

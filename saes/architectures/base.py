@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
     from torch import Tensor
 
     from saes.config import LearnerConfig
-    from saes.sae import SAE, JumpReLUView
+    from saes.views import JumpReLUView
 
 Gradients: TypeAlias = "dict[str, Tensor]"
 """Parameter name -> gradient of the loss, shaped as the parameter."""
@@ -39,6 +41,24 @@ class Objective(NamedTuple):
     """Mean number of non-zero latents per row."""
     fired: Tensor
     """``[d_sae]`` bool: latents non-zero on some row."""
+
+
+class Parameters(Protocol):
+    """An SAE as the functions of its architecture see it: `saes.sae.SAE`."""
+
+    @property
+    def cfg(self) -> Architecture: ...
+    @property
+    def W_enc(self) -> Tensor: ...
+    @property
+    def W_dec(self) -> Tensor: ...
+    @property
+    def b_dec(self) -> Tensor: ...
+    def __getattr__(self, name: str) -> Tensor: ...
+    def pre_activations(self, x: Tensor) -> Tensor: ...
+    def decode(self, latents: Tensor) -> Tensor: ...
+    def normalise_decoder(self) -> None: ...
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]: ...
 
 
 @dataclass(frozen=True)
@@ -105,35 +125,40 @@ class Architecture(ABC):
     # The function that an SAE computes
 
     @abstractmethod
-    def encode(self, sae: SAE, x: Tensor) -> Tensor:
+    def encode(self, sae: Parameters, x: Tensor) -> Tensor:
         """Latents ``[..., d_sae]`` of ``x [..., d_in]``."""
 
     @abstractmethod
-    def fold(self, sae: SAE, scale: float) -> None:
+    def fold(self, sae: Parameters, scale: float) -> None:
         """In place: from an SAE on ``scale`` times the activations to the one on the activations that equals it."""
 
     @abstractmethod
-    def one_sided_view(self, sae: SAE) -> JumpReLUView:
+    def one_sided_view(self, sae: Parameters) -> JumpReLUView:
         """The lossless form with non-negative latents, for tools that expect them. Raises ValueError where there is none."""
 
     # Training
 
     @abstractmethod
-    def start(self, sae: SAE, x: Tensor, learner: LearnerConfig) -> None:
+    def start(self, sae: Parameters, x: Tensor, learner: LearnerConfig) -> None:
         """Before the first step, on its scaled batch ``x [batch, d_in]``: whatever depends on data."""
 
     @abstractmethod
     def gradients(
-        self, sae: SAE, x: Tensor, sparsity_coefficient: float, learner: LearnerConfig, compute_dtype: torch.dtype
+        self,
+        sae: Parameters,
+        x: Tensor,
+        sparsity_coefficient: float,
+        learner: LearnerConfig,
+        compute_dtype: torch.dtype,
     ) -> tuple[Objective, Gradients]:
         """The objective on scaled rows ``x [batch, d_in]`` and its gradient in every parameter."""
 
     @abstractmethod
-    def project(self, sae: SAE) -> None:
+    def project(self, sae: Parameters) -> None:
         """Back onto the constraints, in place, after every step."""
 
     @abstractmethod
-    def reset(self, sae: SAE, x: Tensor, dead: Tensor, learner: LearnerConfig) -> tuple[str, ...]:
+    def reset(self, sae: Parameters, x: Tensor, dead: Tensor, learner: LearnerConfig) -> tuple[str, ...]:
         """Bring latents ``dead [n]`` back to life on rows ``x [batch, d_in]``; names of the vectors whose entries moved.
 
         Empty where an architecture has no resets.

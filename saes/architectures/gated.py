@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from saes.activation import Sides
-    from saes.architectures.base import Gradients
+    from saes.architectures.base import Gradients, Parameters
     from saes.config import LearnerConfig
-    from saes.sae import SAE, JumpReLUView
     from saes.support import Gates, Support
+    from saes.views import JumpReLUView
 
 Tying = Literal["none", "magnitude", "full"]
 DENSE_ABOVE_DENSITY = 0.15
@@ -57,21 +57,21 @@ class _GateFamily(Architecture):
             "bias": (n_magnitudes, self.d_sae),
         }
 
-    def encode(self, sae: SAE, x: Tensor) -> Tensor:
+    def encode(self, sae: Parameters, x: Tensor) -> Tensor:
         """f of z = W_enc (x - b_dec)."""
         return activate(sae, sae.pre_activations(x))
 
-    def fold(self, sae: SAE, scale: float) -> None:
+    def fold(self, sae: Parameters, scale: float) -> None:
         """The family is homogeneous: dividing b_dec, theta and b by the scale divides every latent and the reconstruction by
         it, so both weight matrices (and the decoder's unit norm) stay as they are."""
         for parameter in (sae.b_dec, sae.threshold, sae.bias):
             parameter /= scale
 
-    def one_sided_view(self, sae: SAE) -> JumpReLUView:
+    def one_sided_view(self, sae: Parameters) -> JumpReLUView:
         """JumpReLU of width 2 d_sae when two-sided: latent i is the positive side, i + d_sae the negative one."""
         import torch
 
-        from saes.sae import JumpReLUView
+        from saes.views import JumpReLUView
 
         signs = (1.0, -1.0) if self.is_signed else (1.0,)
         sides = [(sign, *(vector[-1] if sign < 0 else vector[0] for vector in sides_of(sae))) for sign in signs]
@@ -83,27 +83,32 @@ class _GateFamily(Architecture):
             b_dec=sae.b_dec.detach().clone(),
         )
 
-    def start(self, sae: SAE, x: Tensor, learner: LearnerConfig) -> None:
+    def start(self, sae: Parameters, x: Tensor, learner: LearnerConfig) -> None:
         """theta: constant, or so that each latent fires on ``init_l0 / d_sae`` of the rows."""
         sae.threshold.fill_(learner.constant_threshold)
         if learner.threshold_init == "calibrated":
             calibrate(sae, x, learner.init_l0)
 
     def gradients(
-        self, sae: SAE, x: Tensor, sparsity_coefficient: float, learner: LearnerConfig, compute_dtype: torch.dtype
+        self,
+        sae: Parameters,
+        x: Tensor,
+        sparsity_coefficient: float,
+        learner: LearnerConfig,
+        compute_dtype: torch.dtype,
     ) -> tuple[Objective, Gradients]:
         """On the support, or densely where many gates are open."""
         return gradients(
             sae, x, sparsity_coefficient, auxiliary_loss=learner.auxiliary_loss, compute_dtype=compute_dtype
         )
 
-    def project(self, sae: SAE) -> None:
+    def project(self, sae: Parameters) -> None:
         """Unit decoder rows; theta >= 0 for the sign-aware member."""
         sae.normalise_decoder()
         if self.has_sign_constraint:
             sae.threshold.clamp_min_(0)
 
-    def reset(self, sae: SAE, x: Tensor, dead: Tensor, learner: LearnerConfig) -> tuple[str, ...]:
+    def reset(self, sae: Parameters, x: Tensor, dead: Tensor, learner: LearnerConfig) -> tuple[str, ...]:
         """theta is calibrated anew (SA-GSAE, second version; for both members, our choice)."""
         calibrate(sae, x, learner.init_l0, dead)
         return ("threshold",)
@@ -140,14 +145,14 @@ class SignAwareGated(_GateFamily):
         return not self.one_sided
 
 
-def sides_of(sae: SAE) -> Sides:
+def sides_of(sae: Parameters) -> Sides:
     """The per-latent vectors."""
     from saes.activation import Sides
 
     return Sides(sae.threshold, sae.log_gain, sae.bias)
 
 
-def activate(sae: SAE, z: Tensor) -> Tensor:
+def activate(sae: Parameters, z: Tensor) -> Tensor:
     """Latents f from the encoder product ``z [..., d_sae]``."""
     from saes.activation import bi_jump_relu, jump_relu
 
@@ -156,7 +161,7 @@ def activate(sae: SAE, z: Tensor) -> Tensor:
     return jump_relu(z, sae.threshold[0], sae.log_gain[0], sae.bias[0])
 
 
-def calibrate(sae: SAE, x: Tensor, init_l0: float, latents: Tensor | None = None) -> None:
+def calibrate(sae: Parameters, x: Tensor, init_l0: float, latents: Tensor | None = None) -> None:
     """Set thresholds so that each latent fires on ``init_l0 / d_sae`` of the rows of ``x [batch, d_in]``.
 
     ``latents``: indices to set; all by default.
@@ -174,10 +179,12 @@ def calibrate(sae: SAE, x: Tensor, init_l0: float, latents: Tensor | None = None
         sae.cfg.project(sae)
 
 
-def dense_objective(sae: SAE, x: Tensor, sparsity_coefficient: float, *, auxiliary_loss: bool = True) -> Objective:
+def dense_objective(
+    sae: Parameters, x: Tensor, sparsity_coefficient: float, *, auxiliary_loss: bool = True
+) -> Objective:
     """The objective on a batch ``x [batch, d_in]``, differentiable in every parameter of ``sae``: the definition."""
     from saes.activation import signed_gate
-    from saes.sparse import mean_squared_norm
+    from saes.dense import mean_squared_norm
 
     z = sae.pre_activations(x)
     f = activate(sae, z)
@@ -189,24 +196,20 @@ def dense_objective(sae: SAE, x: Tensor, sparsity_coefficient: float, *, auxilia
         auxiliary = mean_squared_norm(x - (q @ sae.W_dec.detach() + sae.b_dec.detach()))
     is_on = f != 0
     l0 = is_on.sum().to(x.dtype) / len(x)
-    return Objective(
-        reconstruction + sparsity + auxiliary, reconstruction, sparsity, auxiliary, l0, is_on.any(dim=0)
-    )
+    return Objective(reconstruction + sparsity + auxiliary, reconstruction, sparsity, auxiliary, l0, is_on.any(dim=0))
 
 
 def dense_gradients(
-    sae: SAE, x: Tensor, sparsity_coefficient: float, *, auxiliary_loss: bool = True
+    sae: Parameters, x: Tensor, sparsity_coefficient: float, *, auxiliary_loss: bool = True
 ) -> tuple[Objective, Gradients]:
     """The objective and its gradient in every parameter, by autograd."""
-    from saes.sae import autograd_gradients
+    from saes.dense import autograd_gradients
 
-    return autograd_gradients(
-        sae, lambda: dense_objective(sae, x, sparsity_coefficient, auxiliary_loss=auxiliary_loss)
-    )
+    return autograd_gradients(sae, lambda: dense_objective(sae, x, sparsity_coefficient, auxiliary_loss=auxiliary_loss))
 
 
 def gradients(
-    sae: SAE,
+    sae: Parameters,
     x: Tensor,
     sparsity_coefficient: float,
     *,
@@ -223,7 +226,7 @@ def gradients(
 
 
 def gradients_on_support(
-    sae: SAE,
+    sae: Parameters,
     x: Tensor,
     sparsity_coefficient: float,
     auxiliary_loss: bool = True,
@@ -233,7 +236,8 @@ def gradients_on_support(
     """As `dense_gradients`, on the open gates; None when more than ``most`` of them, or than the kernels count, are open."""
     import torch
 
-    from saes.sparse import by_latent, mean_squared_norm, sampled_products, weighted_sums
+    from saes.dense import mean_squared_norm
+    from saes.sparse import by_latent, sampled_products, weighted_sums
     from saes.support import Gates, find_support
 
     with torch.no_grad():

@@ -106,6 +106,13 @@ def test_bos_without_a_bos_token(tmp_path):
     tokenizer.bos_token = None
     with pytest.raises(ValueError, match=r"prepend_bos.*no BOS token"):
         build_contexts(
-            tmp_path, ["w1"], tokenizer, context_length=4, prepend_bos=True, n_train=1, n_held_out=1,
-            held_out_fraction=0.5, seed=0,
-        )  # fmt: skip
+            tmp_path,
+            ["w1"],
+            tokenizer,
+            context_length=4,
+            prepend_bos=True,
+            n_train=1,
+            n_held_out=1,
+            held_out_fraction=0.5,
+            seed=0,
+        )

@@ -20,16 +20,22 @@ def test_every_file_type(tmp_path):
     (tmp_path / "b.jsonl").write_text(json.dumps({"body": "three"}) + "\n\n" + json.dumps({"body": "four"}) + "\n")
     parquet.write_table(pa.table({"body": ["five", None, "six"]}), tmp_path / "c.parquet")
     assert list(documents(FilesCorpus(files=[str(tmp_path)], text_column="body"))) == [
-        "one\n\ntwo", "three", "four", "five", "six",
-    ]  # fmt: skip
+        "one\n\ntwo",
+        "three",
+        "four",
+        "five",
+        "six",
+    ]
 
 
 def test_text_separator_is_found_across_read_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr("hookpoints.corpus._READ_CHARACTERS", 3)
     (tmp_path / "a.txt").write_text("aaaa<end>bb<end>cccccc")
     assert list(documents(FilesCorpus(files=[str(tmp_path / "a.txt")], document_separator="<end>"))) == [
-        "aaaa", "bb", "cccccc",
-    ]  # fmt: skip
+        "aaaa",
+        "bb",
+        "cccccc",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hookpoints.capture import ActivationCapture
+from hookpoints.config import HarvestConfig
 from hookpoints.contexts import read_contexts, separating_mask
 from hookpoints.corpus import FilesCorpus
-from hookpoints.config import HarvestConfig
 from hookpoints.harvest import harvest, is_complete
 from hookpoints.rows import decode_rows, encode_rows
 from hookpoints.shards import ActivationDataset, shard_path
@@ -25,9 +25,15 @@ HOOK = "blocks.1.hook_mlp_out"
 
 def settings(**changes) -> HarvestConfig:
     given = {
-        "hookpoints": SITES, "n_tokens": 4096, "context_length": 32, "batch_tokens": 128, "shard_tokens": 1024,
-        "held_out_fraction": 0.25, "dtype": "float32", "norm_outlier_factor": None,
-    }  # fmt: skip
+        "hookpoints": SITES,
+        "n_tokens": 4096,
+        "context_length": 32,
+        "batch_tokens": 128,
+        "shard_tokens": 1024,
+        "held_out_fraction": 0.25,
+        "dtype": "float32",
+        "norm_outlier_factor": None,
+    }
     return HarvestConfig(**{**given, **changes})
 
 

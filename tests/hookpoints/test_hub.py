@@ -42,7 +42,7 @@ def hub(code: int, name: str, message: str) -> Iterator[str]:
 
         do_HEAD = do_GET
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
@@ -59,7 +59,9 @@ def point_to(monkeypatch, tmp_path):
         import huggingface_hub.constants as constants
 
         monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr("datasets.config.HF_ENDPOINT", address)
 
@@ -88,9 +90,13 @@ def test_each_refusal_of_a_dataset_has_its_own_words(point_to, what):
 def test_an_unreachable_hub_is_tried_once_and_in_silence(point_to, capfd):
     point_to("http://127.0.0.1:9")
     started = time.monotonic()
-    with pytest.raises(ConnectionError, match=r"model EleutherAI/pythia-1b: the Hugging Face Hub cannot be reached.*model\.local"):
+    with pytest.raises(
+        ConnectionError, match=r"model EleutherAI/pythia-1b: the Hugging Face Hub cannot be.*model\.local"
+    ):
         model_shape(HubModel(hub="EleutherAI/pythia-1b"))
-    with pytest.raises(ConnectionError, match=r"corpus nobody/data: the Hugging Face Hub cannot be reached.*corpus\.files"):
+    with pytest.raises(
+        ConnectionError, match=r"corpus nobody/data: the Hugging Face Hub cannot be reached.*corpus\.files"
+    ):
         next(documents(HubCorpus(hub="nobody/data")))
     assert time.monotonic() - started < 15, "one retry of the client alone waits for more"
     assert "Retrying" not in "".join(capfd.readouterr())

@@ -8,11 +8,10 @@ import torch
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
+from hookpoints.config import TOKEN_LABELS, HarvestConfig, LabelConfig
 from hookpoints.contexts import Split, read_contexts
 from hookpoints.corpus import FilesCorpus
-from hookpoints.config import HarvestConfig
 from hookpoints.harvest import harvest
-from hookpoints.config import TOKEN_LABELS, LabelConfig
 from hookpoints.labels import context_labels, row_strata, token_texts
 from hookpoints.shards import ActivationDataset
 from hookpoints.sites import HookpointConfig
@@ -57,8 +56,11 @@ def test_each_label_marks_its_tokens(name, marked):
 def test_lines_of_code(line, is_code):
     words = line.replace(" ", "\0 ").split("\0")
     assert context_labels("in_code_line", [["Text.\n", *words, "\n", "Text."]])[0].tolist() == [
-        False, *[is_code] * len(words), is_code, False,
-    ]  # fmt: skip
+        False,
+        *[is_code] * len(words),
+        is_code,
+        False,
+    ]
 
 
 def test_a_line_break_with_the_next_word_in_one_token_belongs_to_the_new_line():
@@ -69,9 +71,13 @@ def test_a_line_break_with_the_next_word_in_one_token_belongs_to_the_new_line():
 def dataset(tmp_path_factory, corpus_file) -> ActivationDataset:
     folder = tmp_path_factory.mktemp("activations")
     config = HarvestConfig(
-        hookpoints=[HookpointConfig(site="mlp_out", layer=1)], n_tokens=2048, context_length=32, batch_tokens=128,
-        shard_tokens=512, held_out_fraction=0.25,
-    )  # fmt: skip
+        hookpoints=[HookpointConfig(site="mlp_out", layer=1)],
+        n_tokens=2048,
+        context_length=32,
+        batch_tokens=128,
+        shard_tokens=512,
+        held_out_fraction=0.25,
+    )
     for _ in harvest(tiny_language_model(), FilesCorpus(files=[str(corpus_file)]), config, folder):
         pass
     return ActivationDataset(folder)
@@ -104,9 +110,7 @@ def test_rows_get_the_label_of_their_own_token(dataset):
 def test_code_lines_of_rows_are_those_of_their_contexts(dataset):
     tokens, tokenizer = stored_tokens(dataset), tokenizer_of_many_kinds()
     first, last = int(tokens["sequence"].min()), int(tokens["sequence"].max()) + 1
-    contexts = read_contexts(
-        dataset.folder / "contexts", "train", first, last, dataset.manifest.harvest.context_length
-    )
+    contexts = read_contexts(dataset.folder / "contexts", "train", first, last, dataset.manifest.harvest.context_length)
     texts = token_texts(contexts.input_ids, tokenizer)
     for label in TOKEN_LABELS:
         strata = row_strata(LabelConfig(token=label), dataset, tokenizer, "train", tokens)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel, SmolLM3Config, SmolLM3ForCausalLM
 
-from hookpoints.corpus import FilesCorpus
 from hookpoints.config import HarvestConfig
+from hookpoints.corpus import FilesCorpus
 from hookpoints.harvest import harvest
 from hookpoints.models import LanguageModel, resolve_dtype
 from hookpoints.shards import ActivationDataset
@@ -22,18 +22,30 @@ SITES: list[Site] = ["resid_post", "mlp_out", "attn_out"]
 
 def pythia_1b() -> PreTrainedModel:
     config = GPTNeoXConfig(
-        hidden_size=2048, num_hidden_layers=16, num_attention_heads=8, intermediate_size=8192, vocab_size=50304,
-        max_position_embeddings=2048, use_parallel_residual=True,
+        hidden_size=2048,
+        num_hidden_layers=16,
+        num_attention_heads=8,
+        intermediate_size=8192,
+        vocab_size=50304,
+        max_position_embeddings=2048,
+        use_parallel_residual=True,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25},
-    )  # fmt: skip
+    )
     return GPTNeoXForCausalLM(config)
 
 
 def smollm3_3b() -> PreTrainedModel:
     config = SmolLM3Config(
-        hidden_size=2048, num_hidden_layers=36, num_attention_heads=16, num_key_value_heads=4, intermediate_size=11008,
-        vocab_size=128256, max_position_embeddings=65536, no_rope_layer_interval=4, tie_word_embeddings=True,
-    )  # fmt: skip
+        hidden_size=2048,
+        num_hidden_layers=36,
+        num_attention_heads=16,
+        num_key_value_heads=4,
+        intermediate_size=11008,
+        vocab_size=128256,
+        max_position_embeddings=65536,
+        no_rope_layer_interval=4,
+        tie_word_embeddings=True,
+    )
     return SmolLM3ForCausalLM(config)
 
 
@@ -54,9 +66,13 @@ def test_two_shards_of_three_sites(
     assert sum(parameter.numel() for parameter in model.parameters()) == n_params
     language_model = LanguageModel(model, tiny_tokenizer(), build.__name__, "random")
     config = HarvestConfig(
-        hookpoints=[HookpointConfig(site=site) for site in SITES], n_tokens=4096, held_out_fraction=0.5,
-        context_length=256, batch_tokens=1024, shard_tokens=2048,
-    )  # fmt: skip
+        hookpoints=[HookpointConfig(site=site) for site in SITES],
+        n_tokens=4096,
+        held_out_fraction=0.5,
+        context_length=256,
+        batch_tokens=1024,
+        shard_tokens=2048,
+    )
     reset_peak_memory()
     started = time.monotonic()
     n_tokens = 0

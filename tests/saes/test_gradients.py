@@ -4,7 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import saes.support
-from saes.architectures.gated import DENSE_ABOVE_DENSITY, dense_gradients, dense_objective, gradients, gradients_on_support
+from saes.architectures.gated import (
+    DENSE_ABOVE_DENSITY,
+    dense_gradients,
+    dense_objective,
+    gradients,
+    gradients_on_support,
+)
 from saes.support import Gates, find_support
 from tests.saes.common import VARIANTS, random_sae
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from saes.io import load_sae, read_sae, save_sae
 from saes.architectures import Gated, SignAwareGated, architecture_of
+from saes.io import load_sae, read_sae, save_sae
 from saes.sae import SAE, folded
 from tests.saes.common import VARIANTS, random_sae
 

@@ -4,11 +4,11 @@ from typing import Any, get_args
 
 import torch
 
-from twolayer.convex.admm import ADMM
 from twolayer.config import LossName
-from twolayer.losses import LOSSES
+from twolayer.convex.admm import ADMM
 from twolayer.convex.patterns import sample_patterns
 from twolayer.convex.program import ConvexProgram
+from twolayer.losses import LOSSES
 
 LOSS_NAMES: tuple[LossName, ...] = get_args(LossName)
 

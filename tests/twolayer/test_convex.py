@@ -6,11 +6,11 @@ import torch
 
 from tests.twolayer.common import LOSS_NAMES, instance, solved
 from twolayer.convex.admm import ADMM
-from twolayer.descent import NetworkDescent
 from twolayer.convex.linear_step import BlockStep, ExactStep
-from twolayer.network import network_objective
 from twolayer.convex.patterns import Patterns, enumerate_patterns, n_possible_patterns, patterns_of, sample_patterns
 from twolayer.convex.program import ConvexProgram
+from twolayer.descent import NetworkDescent
+from twolayer.network import network_objective
 
 
 def conic_optimum(program: ConvexProgram) -> float:

@@ -10,9 +10,9 @@ from twolayer.convex.admm import ADMM
 from twolayer.convex.linear_step import BlockStep, ExactStep
 from twolayer.convex.patterns import Patterns
 from twolayer.convex.program import ConvexProgram
+from twolayer.convex.scp import SampledProgram, sample_directions
 from twolayer.robust.admm import RobustADMM
 from twolayer.robust.program import RobustProgram
-from twolayer.convex.scp import SampledProgram, sample_directions
 
 
 class Data(NamedTuple):

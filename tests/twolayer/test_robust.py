@@ -7,9 +7,9 @@ import torch
 
 from tests.twolayer.common import LOSS_NAMES
 from twolayer.attacks import fgsm, pgd
+from twolayer.convex.patterns import sample_patterns
 from twolayer.data import synthetic_rows
 from twolayer.losses import LOSSES
-from twolayer.convex.patterns import sample_patterns
 from twolayer.robust.admm import RobustADMM
 from twolayer.robust.program import RobustProgram
 

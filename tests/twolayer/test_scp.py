@@ -5,10 +5,10 @@ import torch
 from scipy.optimize import minimize
 
 from tests.twolayer.common import LOSS_NAMES, instance, solved
-from twolayer.network import network_objective
 from twolayer.convex.patterns import enumerate_patterns
 from twolayer.convex.program import ConvexProgram
 from twolayer.convex.scp import SampledProgram, n_samples_for, sample_directions
+from twolayer.network import network_objective
 
 
 def sampled(program: ConvexProgram, loss, n_samples: int, n_steps: int = 40) -> SampledProgram:

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from twolayer.convex.linear_step import ExactStep, LinearStep
-from twolayer.network import Network
-from twolayer.interior.polish import Polish, can_polish
 from twolayer.certificate import Certificate
+from twolayer.convex.linear_step import ExactStep, LinearStep
 from twolayer.convex.program import ConvexProgram
+from twolayer.interior.polish import Polish, can_polish
+from twolayer.network import Network
 
 RELAXATION = 1.6
 _BALANCE_EVERY = 20

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from twolayer.certificate import Certificate, certificate_of
+from twolayer.config import LossName
 from twolayer.convex.cones import TO_BOUNDARY
 from twolayer.convex.factors import cholesky, solve_factored
-from twolayer.config import LossName
+from twolayer.data import check_data
+from twolayer.interior.newton_terms import Pairs, newton_term
 from twolayer.losses import LOSSES
 from twolayer.network import Network
-from twolayer.interior.newton_terms import Pairs, newton_term
-from twolayer.certificate import Certificate, certificate_of
-from twolayer.data import check_data
 
 _ZERO = 1e-9
 """An output weight this small beside the largest is zero."""

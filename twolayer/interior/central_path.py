@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from twolayer.convex.cones import TO_BOUNDARY, to_boundary, weighted_grams
+from twolayer.convex.program import ConvexProgram
 from twolayer.interior.newton_system import GroupMaps, NewtonSystem
 from twolayer.interior.newton_terms import Pairs, newton_term
 from twolayer.interior.norm_cones import NormCones
-from twolayer.convex.program import ConvexProgram
 
 _FIRST_MU = 100.0
 """The products on the central path sum to this multiple of the objective at first: far enough to become feasible first."""

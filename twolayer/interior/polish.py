@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from twolayer.interior.central_path import CentralPath
-from twolayer.interior.newton_system import plan_of
 from twolayer.certificate import Certificate
 from twolayer.convex.program import ConvexProgram
+from twolayer.interior.central_path import CentralPath
+from twolayer.interior.newton_system import plan_of
 
 _MOST_ROUNDS = 10
 _MOST_WORK = 4e12

@@ -1,7 +1,7 @@
 """Gradient descent on XOR clusters: benign overfitting and grokking (Xu, Wang, Frei, Vardi and Hu 2023).
 
-f(x) = sum_j a_j relu(<w_j, x>), a_j = +-1 / sqrt(m) fixed, w_j ~ N(0, omega^2 I), learns by full-batch gradient descent of constant
-step on the mean logistic loss.
+f(x) = sum_j a_j relu(<w_j, x>), a_j = +-1 / sqrt(m) fixed, w_j ~ N(0, omega^2 I), learns by full-batch gradient descent of
+constant step on the mean logistic loss.
 
 Weights stay in W_0 + span of the training rows, W = W_0 + C X, so that descent needs only inner products: `gram_problem` draws
 data and W_0 in blocks of features and keeps W_0 X' and X X' (and those with the test rows and the means), and a step costs

@@ -12,8 +12,8 @@ from hookpoints.models import load_tokenizer
 from hookpoints.shards import ActivationDataset
 from pipeline.studies.networks.study import ActivationData, CSVData, NetworkStudy, SyntheticData
 from saes.io import load_sae
-from twolayer.data import Preparation, Rows, fit_preparation, synthetic_rows
 from twolayer.config import CLASSIFICATION
+from twolayer.data import Preparation, Rows, fit_preparation, synthetic_rows
 
 if TYPE_CHECKING:
     import pandas as pd

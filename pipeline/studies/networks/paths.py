@@ -13,7 +13,6 @@ from core.model_folder import CONFIG_FILE
 from core.trainer import NoBatches, StepRecord
 from hookpoints.manifest import read_manifest
 from pipeline.activations import provenance_needs
-from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
 from pipeline.studies.networks.data import Task, load_task
 from pipeline.studies.networks.learners import NetworkLearner, Shared, make_network_learner, share

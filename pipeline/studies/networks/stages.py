@@ -23,7 +23,7 @@ from twolayer.certificate import Certificate
 from twolayer.io import load_network
 
 _EVALUATION = "eval.json"
-_AFTER_TRAINING = "network_id task family beta seed loss n_train d n_steps seconds".split()
+_AFTER_TRAINING = ["network_id", "task", "family", "beta", "seed", "loss", "n_train", "d", "n_steps", "seconds"]
 _SHOWN = {
     "task": "task",
     "label": "method",

@@ -155,8 +155,9 @@ class NetworkStudy(Study):
             raise ValueError("train.loss is squared and labels are classes; use logistic or hinge")
         for number, method in enumerate(self.train.methods):
             if self.train.loss not in method.losses:
+                able = ", ".join(method.losses)
                 raise ValueError(
-                    f"train.methods.{number}: {method.method} cannot do {self.train.loss} loss; it does {', '.join(method.losses)}"
+                    f"train.methods.{number}: {method.method} cannot do {self.train.loss} loss; it does {able}"
                 )
         is_perturbed = self.eval.epsilons or any(isinstance(method, RobustMethod) for method in self.train.methods)
         if is_perturbed and self.data.bias:

@@ -62,12 +62,7 @@ class _BankWork:
     """How the missing SAEs of one bank are trained and published."""
 
     def __init__(
-        self,
-        study: SAEStudy,
-        run: RunDirectory,
-        dataset: ActivationDataset,
-        name: str,
-        specs: dict[str, SAESpec],
+        self, study: SAEStudy, run: RunDirectory, dataset: ActivationDataset, name: str, specs: dict[str, SAESpec]
     ) -> None:
         self._study, self._run, self._dataset, self._name, self._specs = study, run, dataset, name, specs
 
@@ -150,7 +145,9 @@ def _say_how_close(sae_id: str, bank: Bank, target_l0: float | None) -> None:
     """A target out of reach is said, and the nearest that steering found is kept."""
     l0 = bank.metrics[sae_id]["l0"]
     if target_l0 is not None and abs(l0 / target_l0 - 1) > _L0_TOLERANCE:
-        say(f"train: {sae_id} ended at L0 {l0:.1f}, not {target_l0:g}; give more steps or a nearer lambda to start from")
+        say(
+            f"train: {sae_id} ended at L0 {l0:.1f}, not {target_l0:g}; give more steps or a nearer lambda to start from"
+        )
 
 
 def _metadata(study: SAEStudy, dataset: ActivationDataset, spec: SAESpec, learner: SAELearner) -> dict[str, Any]:

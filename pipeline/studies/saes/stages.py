@@ -7,10 +7,10 @@ import pandas as pd
 
 from core.devices import resolve_device
 from core.files import read_json, write_json
-from core.model_folder import CONFIG_FILE, is_model_complete, read_config
+from core.model_folder import is_model_complete, read_config
 from eval.page.report import StudyFacts, write_report
-from eval.saes.families import labels
 from eval.saes import metrics
+from eval.saes.families import labels
 from eval.saes.report import Provenance, sae_report
 from eval.saes.verdicts import sentences
 from hookpoints.models import model_shape
@@ -131,9 +131,7 @@ def _stopped(run: RunDirectory, specs: list[SAESpec]) -> dict[str, str]:
     return {sae_id: read_json(path)["reason"] for sae_id, path in paths.items() if path.exists()}
 
 
-def _evaluation(
-    study: SAEStudy, run: RunDirectory, dataset: ActivationDataset, spec: SAESpec, sae: Product
-) -> Unit:
+def _evaluation(study: SAEStudy, run: RunDirectory, dataset: ActivationDataset, spec: SAESpec, sae: Product) -> Unit:
     folder = _folder(run, spec.sae_id)
     needs = {"sae": sae.fingerprint, "rows": provenance_needs(dataset.manifest), "min_fires": study.eval.min_fires}
     product = Product(spec.sae_id, needs, [folder / _EVALUATION], may_be_redone=True)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Optional, get_type_hints
 
-from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny, ValidationError, create_model, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, create_model, model_validator
 from pydantic_core import InitErrorDetails
 
 from core.schema import ChosenBy, Schema
@@ -55,7 +55,7 @@ def sweep_schema(kind: type[Architecture]) -> type[Sweep]:
     hints, of_learner = get_type_hints(kind), get_type_hints(LearnerConfig)
     fields: dict[str, Any] = {field.name: (hints[field.name], field.default) for field in own_fields(kind)}
     for name in kind.learner_settings:
-        fields[name] = (_STRICTER.get(name, of_learner[name]) | None, None)
+        fields[name] = (Optional[_STRICTER.get(name, of_learner[name])], None)  # noqa: UP045 (of a type made here)
     return create_model(f"{kind.__name__}Sweep", __base__=Sweep, __doc__=kind.__doc__, **fields)
 
 
@@ -65,9 +65,7 @@ def _choose_sweep(value: Any) -> type[Sweep]:
         return Sweep
     if name not in ARCHITECTURES:
         expected = ", ".join(repr(one) for one in ARCHITECTURES)
-        problem = InitErrorDetails(
-            type="literal_error", loc=("architecture",), input=name, ctx={"expected": expected}
-        )
+        problem = InitErrorDetails(type="literal_error", loc=("architecture",), input=name, ctx={"expected": expected})
         raise ValidationError.from_exception_data("Sweep", [problem])
     return sweep_schema(ARCHITECTURES[name])
 
@@ -75,7 +73,7 @@ def _choose_sweep(value: Any) -> type[Sweep]:
 class TrainConfig(Schema):
     """Which SAEs to train, and how."""
 
-    saes: list[Annotated[SerializeAsAny[Sweep], ChosenBy(_choose_sweep)]] = Field(min_length=1)
+    saes: list[Annotated[Sweep, ChosenBy(_choose_sweep)]] = Field(min_length=1)
     """Sweeps; each is trained on every hookpoint with every seed."""
     seeds: list[int] = Field(default=[0], min_length=1)
     """Seeds of the initial weights."""

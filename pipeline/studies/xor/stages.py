@@ -87,9 +87,7 @@ def costs(study: XORStudy) -> list[tuple[str, str]]:
 
 def summary(run: RunDirectory) -> Summary:
     """Medians and quantiles, and the verdicts that the report holds."""
-    return Summary(
-        for_people(quantile_table(read_evaluation(run)), _SHOWN), sentences(pd.read_csv(run.verdicts_csv))
-    )
+    return Summary(for_people(quantile_table(read_evaluation(run)), _SHOWN), sentences(pd.read_csv(run.verdicts_csv)))
 
 
 def _path(run: RunDirectory, run_id: str) -> Path:

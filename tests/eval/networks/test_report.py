@@ -1,18 +1,19 @@
-"""What the reports of network and XOR studies say, and how they look in a browser."""
+"""What the report of a network study says, and how it looks in a browser."""
 
 import itertools
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from eval.xor.report import claims, quantile_table, write_xor_report
-from eval.networks.report import NetworkProvenance, write_network_report
-from eval.networks.verdicts import choose, network_sentences, network_verdict_table, score, standard_error
-from eval.saes.report import ReportFiles, StudyFacts
+from eval.networks.metrics import score
+from eval.networks.report import NetworkProvenance, network_report
+from eval.metrics import BalancedAccuracy
+from eval.networks.verdicts import choose, network_sentences, network_verdict_table
+from eval.page.report import ReportFiles, StudyFacts, write_report
 from tests.eval.browser import needs_browser, opened, sorts_both_ways
-from twolayer.xor.descent import XORConfig
+from twolayer.data import Rows
+from twolayer.network import Network
 
 STAGES = [{"stage": "train", "seconds": 1.0, "peak_memory_bytes": 1}]
 FACTS = StudyFacts("study <1>", "name: study\n", {"python": "3.11"}, STAGES)
@@ -33,16 +34,33 @@ def networks(loss: str = "logistic", *, linear: float = 0.55, descent: float = 1
         reached = linear if method == "linear" else test
         rows.append(
             {
-                "network_id": f"{task}-{method}-{beta:g}-{seed}", "task": task, "family": method, "beta": beta, "seed": seed,
-                "loss": loss, "n_train": 400, "d": 17, "n_steps": 100, "seconds": 2.5, "objective": objective,
+                "network_id": f"{task}-{method}-{beta:g}-{seed}",
+                "task": task,
+                "family": method,
+                "beta": beta,
+                "seed": seed,
+                "loss": loss,
+                "n_train": 400,
+                "d": 17,
+                "n_steps": 100,
+                "seconds": 2.5,
+                "objective": objective,
                 "lower_bound": objective * (1 - 2e-5) if is_certified else None,
-                "relative_gap": 2e-5 if is_certified else None, "violation": 0.0 if is_certified else None,
-                "method": method, "label": label, "is_certified": is_certified, "n_neurons": 7, "network_objective": objective,
-                "train_score": 0.99, "validation_score": 0.8 + 0.1 * (beta == 1),
+                "relative_gap": 2e-5 if is_certified else None,
+                "violation": 0.0 if is_certified else None,
+                "method": method,
+                "label": label,
+                "is_certified": is_certified,
+                "n_neurons": 7,
+                "network_objective": objective,
+                "train_score": 0.99,
+                "validation_score": 0.8 + 0.1 * (beta == 1),
                 "test_score": reached + 0.02 * seed + (beta < 1),
-                "test_standard_error": 0.01, "fgsm_0.1": 0.5, "pgd_0.1": 0.25 + 0.1 * seed,
+                "test_standard_error": 0.01,
+                "fgsm_0.1": 0.5,
+                "pgd_0.1": 0.25 + 0.1 * seed,
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(rows)
 
 
@@ -52,23 +70,32 @@ def trace(table: pd.DataFrame) -> pd.DataFrame:
     return table[["network_id"]].merge(lines, how="cross")
 
 
+IDENTITY = Network(torch.tensor([[1.0], [-1.0]]), torch.tensor([1.0, -1.0]))
+"""f(x) = x."""
+
+
 def test_score_is_balanced_accuracy_or_r_squared():
-    f, y = torch.tensor([1.0, -1.0, -2.0, -3.0]), torch.tensor([1.0, 1.0, -1.0, -1.0])
-    assert score(f, y, classes=True) == 0.75
-    assert score(-f, y, classes=True) == 0.25
-    assert score(f[1:], y[1:], classes=True) == 0.5
-    assert score(y, y, classes=False) == 1.0
-    assert score(torch.zeros(4), y, classes=False) == 0.0
+    f, y = torch.tensor([[1.0], [-1.0], [-2.0], [-3.0]]), torch.tensor([1.0, 1.0, -1.0, -1.0])
+    assert score("s", IDENTITY, Rows(f, y), "logistic").value == 0.75
+    assert score("s", IDENTITY, Rows(-f, y), "hinge").value == 0.25
+    assert score("s", IDENTITY, Rows(f[1:], y[1:]), "logistic").value == 0.5
+    assert score("s", IDENTITY, Rows(y[:, None], y), "squared").value == 1.0
+    assert score("s", IDENTITY, Rows(torch.zeros(4, 1), y), "squared").value == 0.0
 
 
 def test_standard_error_is_that_of_many_draws():
     generator = torch.Generator().manual_seed(0)
     y = torch.cat([torch.ones(60), -torch.ones(240)])
     right = torch.rand(20_000, 300, generator=generator) < torch.where(y > 0, 0.7, 0.9)
-    scores = torch.tensor([score(torch.where(row, y, -y), y, classes=True) for row in right[:4000]])
-    expected = torch.tensor([standard_error(torch.where(row, y, -y), y, classes=True) for row in right[:200]]).mean()
+
+    def drawn(row: torch.Tensor) -> BalancedAccuracy:
+        metric = BalancedAccuracy("balanced")
+        metric.update(y, torch.where(row, y, -y))
+        return metric
+
+    scores = torch.tensor([drawn(row).value for row in right[:4000]])
+    expected = torch.tensor([drawn(row).standard_error for row in right[:200]]).mean()
     assert float(scores.std()) == pytest.approx(float(expected), rel=0.05)
-    assert np.isnan(standard_error(y, y, classes=False))
 
 
 def test_beta_is_chosen_on_validation_rows():
@@ -110,66 +137,25 @@ def test_sentences_where_linear_is_enough_and_descent_knows_more():
     assert "linear model fails" not in of_targets
 
 
-def descents(test_at_20: float = 1.0) -> pd.DataFrame:
-    at = {0: 0.5, 1: 0.5, 10: 0.9, 20: test_at_20, 100: test_at_20}
-    return pd.DataFrame(
-        {
-            "run_id": f"seed_{seed}", "learning_rate": 1e-12, "seed": seed, "step": step,
-            "train_accuracy": float(step > 0), "test_accuracy": test + 0.01 * (seed - 1), "flipped_fit": float(step > 0),
-            "own_feature_share": 0.5 + 0.5 * (step >= 10), "linear_slope": 1.0 if step == 1 else np.nan,
-            "linear_r_squared": 1.0 if step == 1 else 0.4,
-        }
-        for seed in range(3)
-        for step, test in at.items()
-    )  # fmt: skip
-
-
-def test_claims_of_the_theorem_are_judged_by_medians():
-    found = claims(descents())
-    assert len(found) == 7
-    assert all(claim.holds for claim in found)
-    failed = [claim for claim in claims(descents(test_at_20=0.9)) if not claim.holds]
-    assert [claim.value for claim in failed] == [pytest.approx(0.9)]
-    assert (
-        failed[0].sentence() == "Does not hold: at step 20 the network generalises to clean test rows (median 0.900)."
-    )
-
-
-def test_quantiles_over_seeds():
-    table = quantile_table(descents()).set_index("step")
-    assert table.loc[10, ["test_accuracy_q20", "test_accuracy_median", "test_accuracy_q80"]].tolist() == pytest.approx(
-        [0.894, 0.9, 0.906]
-    )
-
-
 @pytest.fixture(scope="module")
-def network_report(tmp_path_factory) -> ReportFiles:
+def files(tmp_path_factory) -> ReportFiles:
     provenance = NetworkProvenance(FACTS, {"first": "drawn", "second": "drawn"}, None)
     table = networks()
-    return write_network_report(tmp_path_factory.mktemp("networks"), table, trace(table), provenance)
+    return write_report(tmp_path_factory.mktemp("networks"), network_report(table, trace(table), provenance))
 
 
-@pytest.fixture(scope="module")
-def xor_report(tmp_path_factory) -> ReportFiles:
-    config = XORConfig(n_features=2000, n_neurons=8)
-    of_seed = {step: [[step / 20, 0.0]] * 4 + [[0.0, step / 20]] * 4 for step in (0, 1, 15)}
-    cosines = {1e-12: {step: 3 * neurons for step, neurons in of_seed.items()}}
-    return write_xor_report(tmp_path_factory.mktemp("xor"), descents(), cosines, config, FACTS)
-
-
-def test_files(network_report, xor_report):
-    for report in (network_report, xor_report):
-        assert all(path.stat().st_size > 10_000 for path in report.pngs)
-        assert "study &lt;1&gt;" in report.html.read_text(encoding="utf8")
-    assert [path.name for path in xor_report.csvs] == ["eval.csv", "verdicts.csv", "quantiles.csv"]
-    assert pd.read_csv(xor_report.csvs[1])["holds"].tolist() == [True] * 7
+def test_files(files):
+    assert all(path.stat().st_size > 10_000 for path in files.pngs)
+    assert "study &lt;1&gt;" in files.html.read_text(encoding="utf8")
+    assert [path.name for path in files.csvs] == ["verdicts.csv"]
+    assert len(files.pngs) == files.html.read_text(encoding="utf8").count("Plotly.newPlot(") == 14
 
 
 @pytest.mark.browser
 @needs_browser
 @pytest.mark.parametrize("width", [1280, 390])
-def test_network_report_in_a_browser(network_report, width):
-    with opened(network_report.html, width) as page:
+def test_network_report_in_a_browser(files, width):
+    with opened(files.html, width) as page:
         assert set(page.locator(".xtitle").all_text_contents()) == {
             "Iteration",
             "Seconds",
@@ -178,12 +164,3 @@ def test_network_report_in_a_browser(network_report, width):
         }
         assert {"Objective", "Relative gap", "Cone violation"} <= set(page.locator(".ytitle").all_text_contents())
         assert sorts_both_ways(page, "test_score")
-
-
-@pytest.mark.browser
-@needs_browser
-@pytest.mark.parametrize("width", [1280, 390])
-def test_xor_report_in_a_browser(xor_report, width):
-    with opened(xor_report.html, width) as page:
-        assert page.locator(".panel").count() == 5
-        assert sorts_both_ways(page, "test_accuracy_median")

@@ -29,7 +29,12 @@ def of_latents(*pieces: torch.Tensor):
 
 
 def test_firings_by_hand():
-    metrics = [L0("l0"), DeadFraction("dead"), BipolarFraction("once", min_fires=1), BipolarFraction("twice", min_fires=2)]
+    metrics = [
+        L0("l0"),
+        DeadFraction("dead"),
+        BipolarFraction("once", min_fires=1),
+        BipolarFraction("twice", min_fires=2),
+    ]
     balance = PolarityBalance("balance")
     pieces = [torch.tensor([[1.0, -1.0, 0.0, 2.0], [-3.0, -1.0, 0.0, 0.0]]), torch.tensor([[1.0, -1.0, 0.0, 0.0]])]
     for one in of_latents(*pieces):

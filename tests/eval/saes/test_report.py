@@ -1,11 +1,20 @@
+import io
 import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from eval.saes.report import Provenance, ReportFiles, StudyFacts, write_report
+from eval.page.report import ReportFiles, StudyFacts, write_report
+from eval.saes.families import families, labels
+from eval.saes.report import Provenance, sae_report
 from eval.saes.verdicts import compare_all, sentences, verdict_table
+from hookpoints.config import HarvestConfig
+from hookpoints.corpus import EmbeddedCorpus
+from hookpoints.manifest import Dropped, HookEntry, Manifest
+from hookpoints.sites import HookpointConfig
+from saes.architectures import Gated, SignAwareGated
+from saes.config import LearnerConfig
 from tests.eval.browser import needs_browser, opened, sorts_both_ways
 
 HOOKS = ("blocks.14.hook_mlp_out", "blocks.14.hook_resid_post")
@@ -18,27 +27,66 @@ def table(n_seeds: int = 3, gap: float = 0.05) -> pd.DataFrame:
     rows = [
         {
             "sae_id": f"{hook_name}-{architecture}-{coefficient:g}-{seed}",
-            "architecture": architecture, "d_in": 576, "d_sae": d_sae, "n_params": d_sae * 1155,
-            "hook_name": hook_name, "seed": seed, "sparsity_coefficient": coefficient,
-            "l0": l0 + seed, "r_squared": 0.3 + 0.1 * np.log(l0) + advantage + 0.001 * seed,
-            "r_squared_all_rows": 0.5, "dead_fraction": 0.2 - advantage, "bipolar_fraction": 0.5,
-            "polarity_balance": 0.2, "antipodal_fraction": 0.0, "shrinkage": 1.01, "n_tokens": 25_000,
-            "n_outliers": 3, "tying": "full", "one_sided": False, "auxiliary_loss": True,
-            "threshold_init": "calibrated", "n_dead_resets": 0, "n_steps": 300,
+            "architecture": architecture,
+            "d_in": 576,
+            "d_sae": d_sae,
+            "n_params": d_sae * 1155,
+            "hook_name": hook_name,
+            "seed": seed,
+            "sparsity_coefficient": coefficient,
+            "l0": l0 + seed,
+            "r_squared": 0.3 + 0.1 * np.log(l0) + advantage + 0.001 * seed,
+            "r_squared_all_rows": 0.5,
+            "dead_fraction": 0.2 - advantage,
+            "bipolar_fraction": 0.5,
+            "polarity_balance": 0.2,
+            "antipodal_fraction": 0.0,
+            "shrinkage": 1.01,
+            "n_tokens": 25_000,
+            "n_outliers": 3,
+            "tying": "full",
+            "one_sided": False,
+            "auxiliary_loss": True,
+            "threshold_init": "calibrated",
+            "n_dead_resets": 0,
+            "n_steps": 300,
+            "family": f"{architecture}-{d_sae}",
+            "label": f"{'SA-GSAE' if architecture == 'sa_gated' else 'Gated'} {d_sae}",
+            "is_signed": architecture == "sa_gated",
         }
         for hook_name, (architecture, d_sae, advantage), (coefficient, l0), seed in cells
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
 def provenance() -> Provenance:
-    hook = {"d_in": 576, "norm_bound": 300.0, "mean_norm": 31.0, "n_outliers": 3, "storage_relative_error": 0.0}
-    manifest = {
-        "model": "smollm2-135m", "revision": "local", "model_dtype": "bfloat16", "model_hash": "0" * 64,
-        "corpus": "python-docs", "n_documents": 449, "n_tokens": 250_000,
-        "n_rows": {"train": 225_000, "held_out": 25_000}, "n_dropped": {"first_position": 1200, "special_tokens": 0},
-        "hooks": dict.fromkeys(HOOKS, hook),
-    }  # fmt: skip
+    hook = HookEntry(
+        d_in=576,
+        norm_bound=300.0,
+        n_outliers=3,
+        mean_norm=31.0,
+        mean_squared_norm=1000.0,
+        storage_relative_error=0.0,
+        mean=[0.0] * 576,
+    )
+    manifest = Manifest(
+        model="smollm2-135m",
+        revision="local",
+        model_hash="0" * 64,
+        model_dtype="bfloat16",
+        tokenizer_hash="1" * 64,
+        corpus="python-docs",
+        corpus_config=EmbeddedCorpus(embedded="python-docs"),
+        harvest=HarvestConfig(hookpoints=[HookpointConfig(site="mlp_out")], n_tokens=250_000),
+        corpus_hash="2" * 64,
+        n_documents=449,
+        n_contexts={"train": 900, "held_out": 100},
+        n_tokens=250_000,
+        n_rows={"train": 225_000, "held_out": 25_000},
+        n_dropped=Dropped(first_position=1200, special_tokens=0),
+        hooks=dict.fromkeys(HOOKS, hook),
+        shards=[],
+    )
     stages = [{"stage": "train", "seconds": 12.0, "peak_memory_bytes": 10**9}]
     facts = StudyFacts("study <1>", "name: study\n", {"python": "3.11"}, stages)
     return Provenance(facts, manifest, {"sae-x": "loss is nan at step 3"})
@@ -46,11 +94,19 @@ def provenance() -> Provenance:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> ReportFiles:
-    return write_report(tmp_path_factory.mktemp("report"), table(), provenance())
+    return write_report(tmp_path_factory.mktemp("report"), sae_report(table(), provenance()))
+
+
+def said_of(frame: pd.DataFrame) -> str:
+    """Of the first comparison, as the report says it and as `verdicts.csv` read back says it."""
+    verdicts = verdict_table(compare_all(frame))
+    read_back = pd.read_csv(io.StringIO(verdicts.to_csv(index=False)))
+    assert sentences(read_back) == sentences(verdicts)
+    return " ".join(next(iter(sentences(verdicts).values())))
 
 
 def test_verdict_sentences():
-    said = " ".join(sentences(compare_all(table())[0]))
+    said = said_of(table())
     assert "SA-GSAE 1152 has 1,330,560 parameters, 0.50 times the 2,661,120 of Gated 2304." in said
     assert (
         "SA-GSAE 1152 strictly dominates Gated 2304 for L0 from 10.0 to 81.0: R² gap from +0.0500 to +0.0500." in said
@@ -69,13 +125,13 @@ def test_verdict_sentences():
     ],
 )
 def test_other_verdicts(gap, n_seeds, expected):
-    assert expected in " ".join(sentences(compare_all(table(n_seeds, gap))[0]))
+    assert expected in said_of(table(n_seeds, gap))
 
 
 def test_no_dead_latents_at_all():
     frame = table()
     frame["dead_fraction"] = 0.0
-    said = " ".join(sentences(compare_all(frame)[0]))
+    said = said_of(frame)
     assert "the dead fraction is zero for both" in said
     assert "Neither has a dead latent over the sweep." in said
 
@@ -84,14 +140,59 @@ def test_fronts_without_overlap_and_without_l0_64():
     frame = table()
     low = frame[frame["architecture"] == "gated"].index
     frame.loc[low, "l0"] = frame.loc[low, "l0"] / 100
-    said = " ".join(sentences(compare_all(frame)[0]))
+    said = said_of(frame)
     assert "share no range of L0" in said
     assert verdict_table(compare_all(frame))["gap_minimum"].tolist() == [None, None]
 
 
+def test_default_comparisons_are_signed_with_unsigned():
+    found = compare_all(table())
+    assert [(c.hook_name, c.a.label, c.b.label) for c in found] == [
+        (hook_name, "SA-GSAE 1152", "Gated 2304") for hook_name in HOOKS
+    ]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ({"d_sae": 2304}, {"architecture": "sa_gated"}, [("Gated 2304", "SA-GSAE 1152")] * 2),
+        ({"tying": "full"}, {"d_sae": 2304}, [("SA-GSAE 1152", "Gated 2304")] * 2),
+        ({"architecture": "gated"}, {"architecture": "gated"}, []),
+    ],
+)
+def test_comparisons_that_a_study_names(a, b, expected):
+    assert [(c.a.label, c.b.label) for c in compare_all(table(), [(a, b)])] == expected
+
+
+def test_families_are_grouped_by_hookpoint_in_order():
+    frame = table().sample(frac=1, random_state=0)
+    order = list(frame["hook_name"].unique())
+    assert [family.hook_name for family in families(frame)] == [order[0]] * 2 + [order[1]] * 2
+
+
+def test_a_study_without_a_pair_says_so(tmp_path):
+    frame = table().query("architecture == 'gated'")
+    files = write_report(tmp_path, sae_report(frame, provenance()))
+    assert "holds no pair of families to compare" in files.html.read_text(encoding="utf8")
+    assert files.csvs[0].read_text() == "\n"
+
+
+def test_labels_say_what_a_study_varies_and_what_is_not_usual():
+    usual, no_resets = LearnerConfig(), LearnerConfig(dead_reset=False)
+    members = [(Gated(8, 64), usual), (Gated(8, 32), LearnerConfig(threshold_init="constant"))]
+    assert labels(members) == ["Gated 64", "Gated 32, constant init"]
+    signed = [(SignAwareGated(8, 16), usual), (SignAwareGated(8, 16, "none"), LearnerConfig(auxiliary_loss=False))]
+    assert labels([*members, *signed]) == [
+        "Gated 64", "Gated 32, constant init", "SA-GSAE 16, tying full", "SA-GSAE 16, tying none, no auxiliary loss",
+    ]
+    one_sided = SignAwareGated(8, 16, one_sided=True)
+    assert labels([signed[0], (one_sided, no_resets)]) == ["SA-GSAE 16", "SA-GSAE 16, one-sided, no dead reset"]
+    assert labels([(Gated(8, 64), LearnerConfig(target_l0=32.0))]) == ["Gated 64, target L0 32"]
+
+
 def test_files(report):
     assert all(path.stat().st_size > 10_000 for path in report.pngs)
-    verdicts = pd.read_csv(report.csvs[1])
+    verdicts = pd.read_csv(report.csvs[0])
     assert verdicts["strictly_dominates"].tolist() == [True, True]
     page = report.html.read_text(encoding="utf8")
     assert "study &lt;1&gt;" in page

@@ -6,10 +6,10 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from pipeline.studies.networks.study import NetworkStudy
 from pipeline.studies.networks.data import load_task
-from pipeline.studies.networks.methods import LinearProbe
+from pipeline.studies.networks.study import NetworkStudy
 from twolayer.data import synthetic_rows
+from twolayer.linear import LinearProbe
 from twolayer.losses import LOSSES
 from twolayer.network import network_objective
 
@@ -74,11 +74,7 @@ def test_rows_of_a_file(tmp_path):
             {"target": "value", "loss": "squared"},
             "rows.csv: the columns a hold values that are missing or infinite",
         ),
-        (
-            lambda f: f.drop(columns="word"),
-            {"loss": "squared"},
-            "kind is not numeric; squared loss needs numbers",
-        ),
+        (lambda f: f.drop(columns="word"), {"loss": "squared"}, "kind is not numeric; squared loss needs numbers"),
         (
             lambda f: f.drop(columns="word").assign(kind=f["kind"].where(f["a"] > 0)),
             {},
@@ -103,7 +99,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_linear_probe_is_scikit_learns_and_scores_as_a_network(loss):
     generator = torch.Generator().manual_seed(0)
     rows = synthetic_rows("product", 60, 4, noise=0.1, classes=LOSSES[loss].is_classification, generator=generator)
-    probe = LinearProbe(rows, beta=0.5, loss=loss)
+    probe = LinearProbe(rows, beta=0.5, loss=loss, seed=0)
     metrics = probe.step()
     network = probe.network()
     x, y = rows.x.numpy(), rows.y.numpy()
@@ -117,7 +113,7 @@ def test_linear_probe_is_scikit_learns_and_scores_as_a_network(loss):
     torch.testing.assert_close(mirrored, -network(rows.x))
     objective = network_objective(network, rows.x, rows.y, beta=0.5, loss=LOSSES[loss])
     assert float(metrics["objective"]) == pytest.approx(float(objective))
-    again = LinearProbe(rows, beta=0.5, loss=loss)
+    again = LinearProbe(rows, beta=0.5, loss=loss, seed=0)
     again.load_state_dict(probe.state_dict())
     assert torch.equal(again.network().hidden, network.hidden)
     assert again.certificate == probe.certificate

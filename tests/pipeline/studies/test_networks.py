@@ -8,8 +8,8 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from hookpoints.config import SPLITS
 from core.files import sha256_file
+from hookpoints.config import SPLITS
 from hookpoints.shards import ActivationDataset
 from pipeline.cli import app
 from twolayer.io import load_network
@@ -101,10 +101,15 @@ def test_probe_of_activations_with_labels_of_ones_own(tmp_path, tiny_model_folde
         "held_out_fraction": 0.3,
     }
     data = {
-        "source": "activations", "model": {"local": str(tiny_model_folder), "dtype": "float32"},
-        "corpus": {"files": [str(corpus_file)]}, "harvest": {**harvest, "batch_tokens": 256, "shard_tokens": 1024},
-        "labels": [{"csv": str(labels)}], "n_train": 400, "n_held_out": 200, "n_components": 16,
-    }  # fmt: skip
+        "source": "activations",
+        "model": {"local": str(tiny_model_folder), "dtype": "float32"},
+        "corpus": {"files": [str(corpus_file)]},
+        "harvest": {**harvest, "batch_tokens": 256, "shard_tokens": 1024},
+        "labels": [{"csv": str(labels)}],
+        "n_train": 400,
+        "n_held_out": 200,
+        "n_components": 16,
+    }
     methods = [{"method": "convex", "patterns": "descent", "n_patterns": 10}, {"method": "linear"}]
     path = write(
         tmp_path, {"kind": "networks", "data": data, "train": {"loss": "logistic", "methods": methods, "betas": [1.0]}}

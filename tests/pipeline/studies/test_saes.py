@@ -29,17 +29,25 @@ def study(tmp_path: Path, model: Path, corpus: Path, **changes) -> Path:
         "corpus": {"files": [str(corpus)]},
         "harvest": {
             "hookpoints": [{"site": "mlp_out"}, {"site": "resid_post", "layer": 0}],
-            "n_tokens": 4096, "context_length": 32, "batch_tokens": 256, "shard_tokens": 1024, "held_out_fraction": 0.2,
+            "n_tokens": 4096,
+            "context_length": 32,
+            "batch_tokens": 256,
+            "shard_tokens": 1024,
+            "held_out_fraction": 0.2,
         },
         "train": {
-            "n_steps": 12, "batch_size": 128, "seeds": [0, 1], "checkpoint_every": 5, "log_every": 1,
+            "n_steps": 12,
+            "batch_size": 128,
+            "seeds": [0, 1],
+            "checkpoint_every": 5,
+            "log_every": 1,
             "saes": [
                 {"architecture": "gated", "d_sae": 32, "sparsity_coefficients": [0.5, 3.0]},
                 {"architecture": "sa_gated", "d_sae": 16, "sparsity_coefficients": [0.5, 3.0]},
             ],
             "learner": {"init_l0": 6, "dead_window": 1000},
         },
-    }  # fmt: skip
+    }
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump({**config, **changes}, sort_keys=False))
     return path
@@ -77,9 +85,23 @@ def test_run_leaves_every_artifact(finished):
     assert [json.loads(line)["stage"] for line in (run / "stages.jsonl").read_text().splitlines()] == COMMANDS
     table = pd.read_csv(run / "eval.csv")
     assert list(table.columns[:16]) == [
-        "sae_id", "architecture", "d_in", "d_sae", "n_params", "hook_name", "seed", "sparsity_coefficient", "l0", "r_squared",
-        "r_squared_all_rows", "dead_fraction", "bipolar_fraction", "polarity_balance", "antipodal_fraction", "shrinkage",
-    ]  # fmt: skip
+        "sae_id",
+        "architecture",
+        "d_in",
+        "d_sae",
+        "n_params",
+        "hook_name",
+        "seed",
+        "sparsity_coefficient",
+        "l0",
+        "r_squared",
+        "r_squared_all_rows",
+        "dead_fraction",
+        "bipolar_fraction",
+        "polarity_balance",
+        "antipodal_fraction",
+        "shrinkage",
+    ]
     assert len(table) == 16
     assert table["r_squared"].between(-1, 1).all()
     assert set(table["hook_name"]) == {"blocks.1.hook_mlp_out", "blocks.0.hook_resid_post"}
@@ -196,7 +218,7 @@ def test_shared_activations_must_be_the_ones_described(finished, tmp_path, tiny_
     assert dipole("harvest", path).exit_code == 0
     result = dipole("harvest", path, "--set", "harvest.n_tokens=2048", "--set", f"run_dir={tmp_path / 'other'}")
     assert result.exit_code == 2
-    assert "holds activations of another harvest (it differs in harvest)" in result.output
+    assert "holds activations of another harvest:\n  harvest.n_tokens: there 4096, now 2048\n" in result.output
 
 
 def test_corrupted_shard_stops_training(finished, tmp_path, tiny_model_folder, corpus_file):
@@ -236,11 +258,14 @@ def test_config_command_shows_costs(finished):
     path, _ = finished
     result = dipole("config", path)
     assert result.exit_code == 0
-    assert "sparsity_warmup_fraction: 0.1" in result.stdout
-    assert "16, " in result.stdout
-    assert "192 (12 per SAE)" in result.stdout
     parsed = yaml.safe_load(result.stdout)
     assert parsed["name"] == "tiny"
+    assert parsed["train"]["learner"]["sparsity_warmup_fraction"] == 0.1
+    costs = dict(line[2:].split(":", 1) for line in result.stdout.splitlines() if line.startswith("# "))
+    n_params = 4 * 2 * (2 * 32 * 32 + 32 + 3 * 32) + 4 * 2 * (2 * 32 * 16 + 32 + 3 * 16)
+    assert costs["SAEs"].strip() == f"16, {n_params / 1e6:,.1f} M parameters in all, {4 * n_params / 1e9:,.2f} GB"
+    assert costs["steps"].strip() == "192 (12 per SAE), 0.5 passes over the training rows"
+    assert costs["tokens"].strip() == "4,096"
 
 
 def test_help_is_instant_and_lists_every_command():
@@ -257,18 +282,18 @@ def test_one_diverging_sae_is_reported_and_the_others_are_kept(
     finished, tmp_path, tiny_model_folder, corpus_file, monkeypatch
 ):
     """One member's weights are poisoned before its first step."""
-    from pipeline import stages
+    from pipeline.studies.saes import banks
 
     _, run = finished
-    real = stages.make_learner
+    real = banks.make_learner
 
-    def poisoned(config, dataset, spec):
-        learner = real(config, dataset, spec)
+    def poisoned(study, dataset, spec):
+        learner = real(study, dataset, spec)
         if spec.sae_id == "blocks.1.hook_mlp_out-gated-32-lambda_3-seed_1":
             learner.sae.W_dec.data.fill_(float("nan"))
         return learner
 
-    monkeypatch.setattr(stages, "make_learner", poisoned)
+    monkeypatch.setattr(banks, "make_learner", poisoned)
     path = study(tmp_path, tiny_model_folder, corpus_file, activations=str(run / "activations"))
     result = dipole("run", path)
     assert result.exit_code == 0, result.output
@@ -300,6 +325,11 @@ def test_out_of_memory_names_the_setting_to_lower(finished, tmp_path, tiny_model
 def test_a_study_can_steer_to_an_l0(finished, tmp_path, tiny_model_folder, corpus_file):
     _, run = finished
     path = study(tmp_path, tiny_model_folder, corpus_file, activations=str(run / "activations"))
-    result = dipole("train", path, "--set", "train.saes=[{architecture: gated, d_sae: 32, sparsity_coefficients: [1.0], target_l0: 30000}]")  # fmt: skip # noqa: E501
+    result = dipole(
+        "train",
+        path,
+        "--set",
+        "train.saes=[{architecture: gated, d_sae: 32, sparsity_coefficients: [1.0], target_l0: 30000}]",
+    )
     assert result.exit_code == 0, result.output
     assert "not 30000; give more steps or a nearer lambda" in result.output
