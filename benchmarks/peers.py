@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saes.sae import SAE, SAEConfig, folded
+from saes.architectures import Gated
+from saes.sae import SAE, folded
 
 
 def saelens_trainer(
@@ -89,7 +90,7 @@ def saelens_gated_trainer(
 
 def as_our_sae(theirs: Any, scale: float) -> SAE:
     """SAELens' Gated SAE, trained on activations times ``scale``, as ours on raw ones; with unit decoder rows."""
-    ours = SAE(SAEConfig("gated", theirs.cfg.d_in, theirs.cfg.d_sae), torch.Generator().manual_seed(0))
+    ours = SAE(Gated(theirs.cfg.d_in, theirs.cfg.d_sae), torch.Generator().manual_seed(0))
     with torch.no_grad():
         norms = theirs.W_dec.norm(dim=1)
         ours.W_dec.copy_(theirs.W_dec / norms[:, None])

@@ -18,9 +18,10 @@ from benchmarks.peers import saelens_trainer
 from core.trainer import BatchSource, Learner, fit
 from hookpoints.batches import ShardBatches
 from hookpoints.shards import ActivationDataset
+from saes.architectures import Gated
 from saes.bank import Bank
-from saes.learner import LearnerConfig, SAELearner
-from saes.sae import SAEConfig
+from saes.config import LearnerConfig
+from saes.learner import SAELearner
 
 D_SAE = 4608
 BATCH_SIZE = 4096
@@ -33,7 +34,7 @@ def learner(dataset: ActivationDataset, hook_name: str, coefficient: float) -> S
     statistics_ = dataset.statistics(hook_name)
     config = LearnerConfig(learning_rate=LEARNING_RATE, init_l0=48, dead_reset=False)
     return SAELearner(
-        SAEConfig("gated", dataset.d_in(hook_name), D_SAE),
+        Gated(dataset.d_in(hook_name), D_SAE),
         config,
         sparsity_coefficient=coefficient,
         n_steps=10**6,

@@ -22,8 +22,10 @@ from benchmarks.peers import as_our_sae, saelens_gated_trainer
 from eval.saes.metrics import evaluate
 from hookpoints.batches import ShardBatches
 from hookpoints.shards import ActivationDataset
-from saes.learner import LearnerConfig, SAELearner
-from saes.sae import SAE, SAEConfig
+from saes.architectures import Gated
+from saes.config import LearnerConfig
+from saes.learner import SAELearner
+from saes.sae import SAE
 
 R_SQUARED, MOST_L0 = 0.60, 40.0
 LADDER = [60, 70, 80, 90, 100, 115, 130, 150, 175, 200, 240, 300]
@@ -62,10 +64,9 @@ Train = Callable[[ActivationDataset, str, int, Setting, int], SAE]
 
 
 def train_ours(dataset: ActivationDataset, hook_name: str, d_sae: int, setting: Setting, n_steps: int) -> SAE:
-    batches = ShardBatches(dataset, hook_name, batch_size=setting.batch_size, seed=0)
     statistics = dataset.statistics(hook_name)
     learner = SAELearner(
-        SAEConfig("gated", dataset.d_in(hook_name), d_sae),
+        Gated(dataset.d_in(hook_name), d_sae),
         LearnerConfig(learning_rate=setting.learning_rate),
         sparsity_coefficient=setting.coefficient,
         n_steps=n_steps,
@@ -73,8 +74,9 @@ def train_ours(dataset: ActivationDataset, hook_name: str, d_sae: int, setting: 
         mean=statistics.mean,
         scale=statistics.scale,
     )
-    for _ in range(n_steps):
-        learner.step(next(batches))
+    with ShardBatches(dataset, hook_name, batch_size=setting.batch_size, seed=0) as batches:
+        for _ in range(n_steps):
+            learner.step(next(batches))
     return learner.trained_sae()
 
 
@@ -108,7 +110,7 @@ def measured(
     sae = train(dataset, hook_name, d_sae, setting, n_steps)
     seconds = time.perf_counter() - started
     evaluation = evaluate(sae, dataset, hook_name)
-    return Run(n_steps, seconds, evaluation.l0, evaluation.r_squared)
+    return Run(n_steps, seconds, evaluation["l0"], evaluation["r_squared"])
 
 
 def report(side: str, setting: Setting, run: Run) -> None:

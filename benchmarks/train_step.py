@@ -16,14 +16,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from saes.objective import dense_gradients, dense_objective
 from torch import Tensor
 
 from benchmarks.peers import saelens_trainer
 from core.devices import multiplies_bfloat16
-from saes.learner import LearnerConfig, SAELearner
-from saes.sae import SAEConfig
-from saes.thresholds import calibrate, project
+from saes.architectures import Gated
+from saes.architectures.gated import calibrate, dense_gradients, dense_objective
+from saes.config import LearnerConfig
+from saes.learner import SAELearner
 
 LEARNING_RATE = 1e-7  # so that L0 stays where it was set while steps are timed
 COEFFICIENT = 3.0
@@ -52,7 +52,7 @@ def learner(shape: Shape, x: Tensor, compute_dtype: str) -> SAELearner:
         compute_dtype=compute_dtype,  # pyright: ignore[reportArgumentType]
     )
     one = SAELearner(
-        SAEConfig("gated", shape.d_in, shape.d_sae),
+        Gated(shape.d_in, shape.d_sae),
         config,
         sparsity_coefficient=COEFFICIENT,
         n_steps=1_000_000,
@@ -84,7 +84,8 @@ def autograd_step(one: SAELearner, x: Tensor) -> Callable[[], object]:
         optimiser.zero_grad()
         dense_objective(sae, x, COEFFICIENT).loss.backward()
         optimiser.step()
-        project(sae)
+        with torch.no_grad():
+            sae.cfg.project(sae)
 
     return step
 

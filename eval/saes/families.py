@@ -79,24 +79,21 @@ def labels(members: Sequence[tuple[Architecture, LearnerConfig]]) -> list[str]:
             usual = getattr(default, name) if name in kind.learner_settings else getattr(kind, name, None)
             varies = any(other[name] != value for other in columns if other["architecture"] == architecture.name)
             if name not in ("architecture", "d_sae") and (varies or value != usual):
-                parts.append(_phrase(name, value))
+                parts.append(_phrase(name, value, usual))
         return f"{architecture.title} {architecture.d_sae}" + "".join(f", {part}" for part in parts if part)
 
     return [label(architecture, own) for (architecture, _), own in zip(members, columns, strict=True)]
 
 
-def _phrase(name: str, value: Any) -> str:
+def _phrase(name: str, value: Any, usual: Any) -> str:
     """A setting in words: ``tying none``, ``one-sided``, ``no auxiliary loss``; empty for what goes without saying."""
-    words = name.replace("_", " ")
-    if value is True:
-        return words.replace(" ", "-") if name not in _ON_BY_DEFAULT else ""
-    if value is False:
-        return f"no {words}" if name in _ON_BY_DEFAULT else ""
+    words = name.replace("_", " ").replace("l0", "L0")
+    if isinstance(value, bool):
+        if value == usual:
+            return ""
+        return words.replace(" ", "-") if value else f"no {words}"
     if value is None:
         return ""
     if name == "threshold_init":
-        return "" if value == LearnerConfig().threshold_init else f"{value} init"
-    return f"{words.replace('l0', 'L0')} {value:g}" if isinstance(value, float) else f"{words} {value}"
-
-
-_ON_BY_DEFAULT = frozenset(name for name, value in vars(LearnerConfig()).items() if value is True)
+        return "" if value == usual else f"{value} init"
+    return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"

@@ -149,7 +149,10 @@ def test_overrides_that_do_not_fit(tmp_path, override, message):
         ("{architecture: gated, d_sae: 4, sparsity_coefficients: [1], one_side: true}", r"allowed are architecture, "),
         ("{architecture: sa_gated, d_sae: 4, sparsity_coefficients: [1], one_side: true}", r"did you mean one_sided\?"),
         ("{d_sae: 4, sparsity_coefficients: [1]}", r"train.saes.0.architecture: is missing and has no default"),
-        ("{architecture: sa_gated, d_sae: 4, sparsity_coefficients: [1], target_l0: -1}", r"target_l0: .*greater than 0"),
+        (
+            "{architecture: sa_gated, d_sae: 4, sparsity_coefficients: [1], target_l0: -1}",
+            r"target_l0: .*greater than 0",
+        ),
         ("7", r"train.saes.0: Input should be a valid dictionary"),
     ],
 )
@@ -161,8 +164,14 @@ def test_a_sweep_is_read_by_its_architecture(tmp_path, sweep, message):
 @pytest.mark.parametrize(
     ("compare", "message"),
     [
-        ("[{a: {architecture: sa_gated}, b: {architecture: topk}}]", r"compare.0.b: no SAE .* has \{'architecture': 'topk'\}"),
-        ("[{a: {architecture: sa_gated, width: 4}, b: {d_sae: 8}}]", r"compare.0.a: .*; name a sweep by architecture, "),
+        (
+            "[{a: {architecture: sa_gated}, b: {architecture: topk}}]",
+            r"compare.0.b: no SAE .* has \{'architecture': 'topk'\}",
+        ),
+        (
+            "[{a: {architecture: sa_gated, width: 4}, b: {d_sae: 8}}]",
+            r"compare.0.a: .*; name a sweep by architecture, ",
+        ),
         ("[{a: {}, b: {d_sae: 8}}]", r"compare.0.a: Dictionary should have at least 1 item"),
         ("[{a: {d_sae: 4}}]", r"compare.0.b: is missing"),
     ],
@@ -190,6 +199,8 @@ def test_a_study_is_validated_without_torch(tmp_path):
         "from pipeline.study_file import load_study\n"
         "for path in sys.argv[1:]: print(load_study(Path(path)).name)\n"
     )
-    shown = subprocess.run([sys.executable, "-c", code, *map(str, CONFIGS)], capture_output=True, text=True, check=False)
+    shown = subprocess.run(
+        [sys.executable, "-c", code, *map(str, CONFIGS)], capture_output=True, text=True, check=False
+    )
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.split() == [path.stem for path in CONFIGS]

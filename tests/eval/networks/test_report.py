@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
+from eval.metrics import BalancedAccuracy
 from eval.networks.metrics import score
 from eval.networks.report import NetworkProvenance, network_report
-from eval.metrics import BalancedAccuracy
 from eval.networks.verdicts import choose, network_sentences, network_verdict_table
 from eval.page.report import ReportFiles, StudyFacts, write_report
 from tests.eval.browser import needs_browser, opened, sorts_both_ways

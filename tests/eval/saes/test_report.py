@@ -183,7 +183,10 @@ def test_labels_say_what_a_study_varies_and_what_is_not_usual():
     assert labels(members) == ["Gated 64", "Gated 32, constant init"]
     signed = [(SignAwareGated(8, 16), usual), (SignAwareGated(8, 16, "none"), LearnerConfig(auxiliary_loss=False))]
     assert labels([*members, *signed]) == [
-        "Gated 64", "Gated 32, constant init", "SA-GSAE 16, tying full", "SA-GSAE 16, tying none, no auxiliary loss",
+        "Gated 64",
+        "Gated 32, constant init",
+        "SA-GSAE 16, tying full",
+        "SA-GSAE 16, tying none, no auxiliary loss",
     ]
     one_sided = SignAwareGated(8, 16, one_sided=True)
     assert labels([signed[0], (one_sided, no_resets)]) == ["SA-GSAE 16", "SA-GSAE 16, one-sided, no dead reset"]

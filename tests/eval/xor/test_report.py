@@ -40,7 +40,8 @@ def test_claims_of_the_theorem_are_judged_by_medians():
     failed = [claim for claim in claims(descents(test_at_20=0.9)) if not claim.holds]
     assert [claim.value for claim in failed] == [pytest.approx(0.9)]
     assert (
-        sentences(verdict_table({1e-12: failed}))["learning rate 1e-12"][0] == "Does not hold: at step 20 the network generalises to clean test rows (median 0.900)."
+        sentences(verdict_table({1e-12: failed}))["learning rate 1e-12"][0]
+        == "Does not hold: at step 20 the network generalises to clean test rows (median 0.900)."
     )
 
 

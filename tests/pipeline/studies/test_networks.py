@@ -6,12 +6,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from typer.testing import CliRunner
 
 from core.files import sha256_file
 from hookpoints.config import SPLITS
 from hookpoints.shards import ActivationDataset
-from pipeline.cli import app
+from tests.pipeline.studies.common import dipole
 from twolayer.io import load_network
 
 METHODS = [
@@ -22,10 +21,6 @@ METHODS = [
     {"method": "gradient_descent", "n_neurons": 8, "n_restarts": 2, "n_steps": 60},
     {"method": "linear"},
 ]
-
-
-def dipole(*arguments: str | Path):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def write(folder: Path, study: dict) -> Path:
