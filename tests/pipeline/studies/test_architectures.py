@@ -108,6 +108,6 @@ def test_a_new_architecture_has_its_own_settings(tmp_path, tiny_model_folder, co
     wrong = [{**SWEEPS[0], "bia": True}]
     result = dipole("config", path, "--set", f"train.saes={wrong}")
     assert result.exit_code == 2
-    assert "train.saes.0.bia: unknown key, did you mean bias?; allowed are architecture, d_sae" in result.output
+    assert "train.saes.0.bia: unknown key, did you mean bias?; allowed are architecture, bias, d_sae" in result.output
     result = dipole("config", path, "--set", f"train.saes={[{**SWEEPS[0], 'auxiliary_loss': False}]}")
     assert "train.saes.0.auxiliary_loss: unknown key" in result.output

@@ -105,7 +105,6 @@ def test_another_study_in_the_same_run_directory(finished):
     assert sorted(run.rglob("*")) == before
 
 
-@pytest.mark.parametrize("run_dir", ["/proc/dipole", "{file}/run"])
 def test_shared_activations_must_be_the_ones_described(finished, tmp_path, tiny_model_folder, corpus_file):
     _, run = finished
     path = study(tmp_path, tiny_model_folder, corpus_file, activations=str(run / "activations"))

@@ -1,5 +1,6 @@
 """What goes wrong in an SAE study, and what is kept."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file, save_file
 
 from pipeline.run_dir import RunDirectory
 from tests.pipeline.studies.common import dipole, study, weights
@@ -77,6 +80,7 @@ def test_two_processes_in_one_run_directory(finished):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("run_dir", ["/proc/dipole", "{file}/run"])
 def test_run_directory_that_cannot_be_written(tmp_path, tiny_model_folder, corpus_file, run_dir):
     (tmp_path / "file").write_text("")
     path = study(tmp_path, tiny_model_folder, corpus_file, run_dir=run_dir.format(file=tmp_path / "file"))
@@ -160,3 +164,115 @@ def test_out_of_memory_names_the_setting_to_lower(finished, tmp_path, tiny_model
     result = dipole("train", study(tmp_path, tiny_model_folder, corpus_file, activations=str(run / "activations")))
     assert result.exit_code == 2
     assert "lower train.bank_size, train.batch_size or d_sae" in result.output
+
+
+def altered(model: Path, folder: Path, part: str) -> Path:
+    """A copy of a model that differs in its weights, or in its tokenizer."""
+    shutil.copytree(model, folder)
+    if part == "weights":
+        tensors = load_file(folder / "model.safetensors")
+        next(iter(tensors.values())).view(-1)[0] += 1
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    else:
+        path = folder / "tokenizer.json"
+        path.write_text(path.read_text().replace('"w5"', '"v5"'))
+    return folder
+
+
+@pytest.mark.parametrize(("part", "key"), [("weights", "model_hash"), ("tokenizer", "tokenizer_hash")])
+def test_activations_of_other_contents_under_the_same_name_are_refused(
+    finished, tmp_path, tiny_model_folder, corpus_file, part, key
+):
+    """The model's folder is changed in place; the settings say nothing of it."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model_folder, model)
+    path = study(tmp_path, model, corpus_file)
+    assert dipole("harvest", path).exit_code == 0
+    again = dipole("harvest", path)
+    assert again.exit_code == 0
+    assert "comparing the weights" not in again.output
+    shutil.rmtree(model)
+    altered(tiny_model_folder, model, part)
+    result = dipole("harvest", path)
+    assert result.exit_code == 2
+    assert "holds activations of another harvest" in result.output
+    assert f"{key}: there " in result.output
+    shutil.rmtree(model)
+    shutil.copytree(tiny_model_folder, model, copy_function=shutil.copy)
+    same = dipole("harvest", path)
+    assert same.exit_code == 0, same.output
+    assert "comparing the weights" in same.output, "the files are new, their contents are not"
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("model.dtype=bfloat16", "model_dtype: there 'float32', now 'bfloat16'"),
+        ("harvest.seed=3", "harvest.seed: there 0, now 3"),
+        ("corpus.text_column=body", "corpus_config.text_column: there 'text', now 'body'"),
+    ],
+)
+def test_shared_activations_of_other_settings_are_refused(
+    finished, tmp_path, tiny_model_folder, corpus_file, override, line
+):
+    _, run = finished
+    path = study(tmp_path, tiny_model_folder, corpus_file, activations=str(run / "activations"))
+    result = dipole("harvest", path, "--set", override)
+    assert result.exit_code == 2
+    assert line in result.output
+
+
+def test_a_model_that_is_gone_is_said(finished, tmp_path, tiny_model_folder, corpus_file):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model_folder, model)
+    path = study(tmp_path, model, corpus_file)
+    assert dipole("harvest", path).exit_code == 0
+    shutil.rmtree(model)
+    result = dipole("run", path)
+    assert result.exit_code == 0, result.output
+    assert "is not on this machine, so its weights are not compared" in result.output
+
+
+def test_an_sae_made_from_something_else_is_refused(finished, tmp_path):
+    _, run = finished
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    for file in ("config.yaml", "../study.yaml"):
+        text = (run / file).resolve().read_text()
+        (copy / file).resolve().write_text(text.replace(str(run), str(copy)))
+    victim = next(copy.glob("saes/*/cfg.json"))
+    cfg = json.loads(victim.read_text())
+    cfg["unit"]["needs"]["n_steps"] = 13
+    cfg["unit"]["fingerprint"] = "0" * 64
+    victim.write_text(json.dumps(cfg))
+    result = dipole("run", tmp_path / "study.yaml")
+    assert result.exit_code == 2
+    assert f"{victim.parent} was made from something else" in result.output
+    assert "n_steps: there 13, now 12" in result.output
+
+
+def test_a_run_of_an_earlier_version_is_evaluated_and_reported(finished, tmp_path):
+    """Without signatures, without the new columns, with a study that knew no comparisons."""
+    _, run = finished
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (tmp_path / "study.yaml").write_text((run.parent / "study.yaml").read_text().replace(str(run), str(copy)))
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    del config["compare"]
+    (copy / "config.yaml").write_text(yaml.safe_dump({**config, "run_dir": str(copy)}))
+    for path in [*copy.glob("saes/*/cfg.json"), *copy.glob("saes/*/eval.json")]:
+        stored = json.loads(path.read_text())
+        del stored["unit"]
+        path.write_text(json.dumps(stored))
+    table = pd.read_csv(copy / "eval.csv")
+    new = ["dead_reset", "target_l0", "family", "label", "is_signed", "study", "schema_version"]
+    table.drop(columns=new).to_csv(copy / "eval.csv", index=False)
+    result = dipole("report", tmp_path / "study.yaml")
+    assert result.exit_code == 2
+    assert "has columns of version 1, this dipole reads 2; run dipole eval again" in result.output
+    before = weights(copy)
+    result = dipole("run", tmp_path / "study.yaml")
+    assert result.exit_code == 0, result.output
+    assert "train: 0 of 16 SAEs to train" in result.output
+    assert weights(copy) == before
+    pd.testing.assert_frame_equal(pd.read_csv(copy / "eval.csv"), table)
