@@ -284,9 +284,8 @@ def quiet_transformers() -> Iterator[None]:
 def _readable_errors(config: ModelConfig) -> Iterator[None]:
     """Turn the many ways in which a model cannot be had into one clear error each."""
     name = f"model {model_id(config)}"
-    of_hub = isinstance(config, HubModel)
     try:
-        with reading_hub(name, instead=_WITHOUT_HUB) if of_hub else nullcontext():
+        with reading_hub(name, instead=_WITHOUT_HUB) if isinstance(config, HubModel) else nullcontext():
             yield
     except ConnectionError:
         raise

@@ -1,23 +1,7 @@
 """The nonlinearity of a gated SAE, one-sided or two-sided, as a pure function of the encoder product."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
-
-
-class Sides(NamedTuple):
-    """Per-latent vectors of the positive side (row 0) and the negative side (last row).
-
-    One row serves both sides when they are tied, or when the SAE has no negative side.
-    """
-
-    threshold: Tensor
-    """theta, ``[1 or 2, d_sae]``: a side is open where z (or -z) exceeds it."""
-    log_gain: Tensor
-    """r, ``[1 or 2, d_sae]``."""
-    bias: Tensor
-    """b, ``[1 or 2, d_sae]``."""
 
 
 def bi_jump_relu(z: Tensor, threshold: Tensor, log_gain: Tensor, bias: Tensor) -> Tensor:
@@ -29,7 +13,7 @@ def bi_jump_relu(z: Tensor, threshold: Tensor, log_gain: Tensor, bias: Tensor) -
 
     Args:
         z: ``[..., d_sae]``, the encoder product W_enc (x - b_dec).
-        threshold, log_gain, bias: ``[1 or 2, d_sae]`` as in `Sides`.
+        threshold, log_gain, bias: ``[1 or 2, d_sae]``, theta, r and b; row 0 of the positive side, the last of the negative.
     """
     return jump_relu(z, threshold[0], log_gain[0], bias[0]) - jump_relu(-z, threshold[-1], log_gain[-1], bias[-1])
 

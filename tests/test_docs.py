@@ -1,18 +1,25 @@
 """Documentation that cannot rot: links exist, every module and command is named, every example is a valid study."""
 
+import inspect
 import re
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from pipeline.cli import app
-from pipeline.studies.saes.study import RunConfig
+from pipeline.studies.saes.study import SAEStudy
 from pipeline.study_file import load_study
+from saes.architectures import ARCHITECTURES
+from saes.config import LearnerConfig
+from twolayer.xor.config import XORConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf8")
+PACKAGES = ["core", "hookpoints", "saes", "twolayer", "eval", "pipeline"]
 HOW_TO = (ROOT / "docs/how-to/own-model.md").read_text(encoding="utf8")
 
 
@@ -23,21 +30,59 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("package", ["pipeline", "hookpoints", "saes", "twolayer", "eval"])
-def test_readme_names_every_module(package):
-    for module in (ROOT / package).glob("*.py"):
-        if module.name != "__init__.py":
-            assert re.search(rf"^ +{module.name} ", README, re.MULTILINE), (
-                f"README's file tree lacks {package}/{module.name}"
-            )
+def tree_of(readme: str) -> list[str]:
+    """Paths in README's file tree: indentation says what lies in what."""
+    block = readme[readme.index("## The files") : readme.index("[ARCHITECTURE.md]")]
+    open_folders: list[tuple[int, str]] = []
+    paths = []
+    for line in block.splitlines():
+        if not line.startswith("    "):
+            continue
+        depth, name = len(line) - len(line.lstrip()), line.split()[0]
+        open_folders = [(at, folder) for at, folder in open_folders if at < depth]
+        paths.append("".join(folder for _, folder in open_folders) + name)
+        if name.endswith("/"):
+            open_folders.append((depth, name))
+    return paths
+
+
+def test_readme_tree_is_the_tree():
+    """Every file of the tree exists, and every module is in the tree, once."""
+    listed = tree_of(README)
+    assert len(set(listed)) == len(listed)
+    assert [path for path in listed if not (ROOT / path).exists()] == []
+    modules = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert modules == {path for path in listed if path.endswith(".py")}
+    folders = {f"{path.parent.relative_to(ROOT)}/" for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert folders - set(listed) == set()
+
+
+def test_architecture_names_real_files():
+    """Every file, folder and module in backquotes that looks like one of ours is there."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf8")
+    named = set(re.findall(r"`((?:core|hookpoints|saes|twolayer|eval|pipeline|docs)/[\w./-]*)`", text))
+    assert len(named) > 15
+    assert sorted(path for path in named if not (ROOT / path).exists()) == []
 
 
 def test_every_command_is_documented():
     for command in app.registered_commands:
         name = command.name or getattr(command.callback, "__name__", "")
-        assert re.search(rf"\b{name}\b", README), name
+        shown = re.findall(r"dipole ([a-z |]+)", README)
+        assert any(name in re.split(r"[ |]+", text) for text in shown), name
         assert command.callback is not None
         assert command.callback.__doc__
+
+
+def test_no_file_is_longer_than_300_lines():
+    tracked = [path for folder in [*PACKAGES, "tests", "benchmarks"] for path in (ROOT / folder).rglob("*.py")]
+    assert len(tracked) > 100
+    assert [str(path) for path in tracked if len(path.read_text(encoding="utf8").splitlines()) > 300] == []
 
 
 def test_examples_of_the_how_to_are_valid_studies():
@@ -47,19 +92,31 @@ def test_examples_of_the_how_to_are_valid_studies():
         pieces = block.splitlines() if block.startswith(("model:", "corpus:")) else [block]
         for piece in pieces:
             given = yaml.safe_load(piece)
-            RunConfig.model_validate({**demo, **given})
+            SAEStudy.model_validate({**demo, **given})
             n_checked += 1
-    assert n_checked == 9
+    assert n_checked == 10
 
 
 def test_every_setting_has_a_description():
     from pydantic import BaseModel
 
-    from hookpoints import corpus, harvest, labels, models, sites
-    from pipeline import config, network_config
+    from hookpoints import config, corpus, manifest, models, sites
+    from pipeline.studies.networks import methods
+    from pipeline.studies.networks import study as of_networks
+    from pipeline.studies.saes import study as of_saes
+    from pipeline.studies.xor import study as of_xor
 
-    for module in (corpus, harvest, labels, models, sites, config, network_config):
+    for module in (config, corpus, manifest, models, sites, methods, of_networks, of_saes, of_xor):
         for schema in vars(module).values():
             if isinstance(schema, type) and issubclass(schema, BaseModel):
                 for name, field in schema.model_fields.items():
                     assert field.description, f"{schema.__name__}.{name}"
+
+
+@pytest.mark.parametrize("kind", [LearnerConfig, XORConfig, *ARCHITECTURES.values()])
+def test_every_setting_of_a_dataclass_is_described(kind: Any):
+    """A string below the field, in its class or in a base."""
+    sources = "".join(inspect.getsource(base) for base in kind.__mro__ if is_dataclass(base))
+    for field in fields(kind):
+        if field.init:
+            assert re.search(rf'^    {field.name}: [^\n]*\n    """', sources, re.MULTILINE), field.name

@@ -1,4 +1,4 @@
-"""Points -> fronts, matched-L0 interpolation, dominance with uncertainty (method section 7)."""
+"""Points -> fronts, matched-L0 interpolation, dominance with uncertainty (docs/method.md, "Fronts and verdicts")."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

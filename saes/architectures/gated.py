@@ -6,9 +6,8 @@ gradients serve both; only the sign constraint on theta differs (docs/decisions/
 
     L = ||x - (f W_dec + b_dec)||^2 + lambda sum_i (p+_i + p-_i) + ||x - (q sg(W_dec) + sg(b_dec))||^2
 
-sums over d_in, means over the batch; sg is the stop-gradient (Gated SAE paper, equation 8). `dense_objective` is the
-definition, for autograd. p, q and f of a latent share one support, so `gradients_on_support` computes the same gradients on
-its batch * L0 entries.
+sums over d_in, means over the batch; sg is the stop-gradient (Gated SAE paper, equation 8). `dense_objective` is the definition;
+`gradients_on_support` computes the same gradients on the open gates alone (docs/method.md, "Sparse gradients").
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from saes.activation import Sides
     from saes.architectures.base import Gradients, Parameters
     from saes.config import LearnerConfig
     from saes.support import Gates, Support
@@ -35,7 +33,8 @@ DENSE_ABOVE_DENSITY = 0.15
 
 @dataclass(frozen=True)
 class _GateFamily(Architecture):
-    """What both members share: theta, r and b, ``[1 or 2, d_sae]`` (see `saes.activation.Sides`)."""
+    """What both members share: theta (`threshold`), r (`log_gain`) and b (`bias`), the positive side first; one row serves both
+    where they are tied, or where there is no negative side."""
 
     learner_settings = ("auxiliary_loss", "threshold_init", "dead_reset", "target_l0")
     has_sign_constraint: ClassVar[bool]
@@ -74,7 +73,8 @@ class _GateFamily(Architecture):
         from saes.views import JumpReLUView
 
         signs = (1.0, -1.0) if self.is_signed else (1.0,)
-        sides = [(sign, *(vector[-1] if sign < 0 else vector[0] for vector in sides_of(sae))) for sign in signs]
+        vectors = (sae.threshold, sae.log_gain, sae.bias)
+        sides = [(sign, *(vector[0 if sign > 0 else -1] for vector in vectors)) for sign in signs]
         return JumpReLUView(
             W_enc=torch.cat([sign * sae.W_enc * log_gain.exp() for sign, _, log_gain, _ in sides], dim=1).detach(),
             b_enc=torch.cat([bias for *_, bias in sides]).detach(),
@@ -145,19 +145,12 @@ class SignAwareGated(_GateFamily):
         return not self.one_sided
 
 
-def sides_of(sae: Parameters) -> Sides:
-    """The per-latent vectors."""
-    from saes.activation import Sides
-
-    return Sides(sae.threshold, sae.log_gain, sae.bias)
-
-
 def activate(sae: Parameters, z: Tensor) -> Tensor:
     """Latents f from the encoder product ``z [..., d_sae]``."""
     from saes.activation import bi_jump_relu, jump_relu
 
     if sae.cfg.is_signed:
-        return bi_jump_relu(z, *sides_of(sae))
+        return bi_jump_relu(z, sae.threshold, sae.log_gain, sae.bias)
     return jump_relu(z, sae.threshold[0], sae.log_gain[0], sae.bias[0])
 
 
@@ -278,12 +271,10 @@ def gradients_on_support(
             "log_gain": vectors.total(dsize * size, sae.log_gain),
             "bias": vectors.total(dmagnitude, sae.bias),
         }
-        reconstruction = mean_squared_norm(residual)
-        sparsity = sparsity_coefficient * p.sum() / batch
+        reconstruction, sparsity = mean_squared_norm(residual), sparsity_coefficient * p.sum() / batch
         fired = torch.zeros(d_sae, dtype=torch.bool, device=x.device)
         fired[support.latents[is_on]] = True
-        loss = reconstruction + sparsity + auxiliary
-        l0 = is_on.sum().to(x.dtype) / batch
+        loss, l0 = reconstruction + sparsity + auxiliary, is_on.sum().to(x.dtype) / batch
         return Objective(loss, reconstruction, sparsity, auxiliary, l0, fired), gradient
 
 

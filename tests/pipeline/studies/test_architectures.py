@@ -86,16 +86,16 @@ def test_a_new_architecture_goes_through_a_whole_study(tmp_path, tiny_model_fold
         result = dipole(command, path, "--set", f"train.saes={SWEEPS}", "--set", "train.n_steps=30")
         assert result.exit_code == 0, result.output
     assert "SA-GSAE 16 against ReLU 24, no bias" in result.output
-    table = pd.read_csv(tmp_path / "run/eval.csv")
-    of_relu = table[table["architecture"] == "relu_l1"]
+    rows = pd.read_csv(tmp_path / "run/eval.csv").to_dict("records")
+    of_relu = [row for row in rows if row["architecture"] == "relu_l1"]
     assert len(of_relu) == 2 * 2 * 2 * 2
-    assert not of_relu["is_signed"].any()
-    assert set(of_relu["label"]) == {"ReLU 24", "ReLU 24, no bias"}
-    assert sorted(set(of_relu["n_params"])) == [2 * 32 * 24 + 32, 2 * 32 * 24 + 32 + 24]
-    assert of_relu["bipolar_fraction"].eq(0).all()
+    assert not any(row["is_signed"] for row in of_relu)
+    assert {row["label"] for row in of_relu} == {"ReLU 24", "ReLU 24, no bias"}
+    assert {row["n_params"] for row in of_relu} == {2 * 32 * 24 + 32, 2 * 32 * 24 + 32 + 24}
+    assert {row["bipolar_fraction"] for row in of_relu} == {0.0}
     verdicts = pd.read_csv(tmp_path / "run/verdicts.csv")
     assert set(verdicts["b"]) == {"ReLU 24", "ReLU 24, no bias"}
-    sae = load_sae(tmp_path / "run/saes" / of_relu["sae_id"].iloc[0])
+    sae = load_sae(tmp_path / "run/saes" / of_relu[0]["sae_id"])
     x = torch.randn(50, 32)
     latents, view = sae.encode(x), sae.one_sided_view()
     assert bool((latents >= 0).all())
