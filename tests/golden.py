@@ -13,12 +13,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from core.files import sha256_file
 from tests.models import random_documents, save_tiny_model
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -106,27 +108,20 @@ def studies(folder: Path) -> dict[str, Path]:
     return found
 
 
-def run(study: Path) -> None:
-    """The whole study through the command line."""
+def run(paths: Iterable[Path]) -> None:
+    """Whole studies through the command line, in a process of their own."""
     threads = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", "run", str(study)],
-        env=os.environ | threads,
-        capture_output=True,
-        text=True,
+    code = (
+        "import sys; from pipeline.cli import app\nfor path in sys.argv[1:]: app(['run', path], standalone_mode=False)"
     )
+    command = [sys.executable, "-c", code, *map(str, paths)]
+    done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{study} ended with {done.returncode}:\n{done.stderr}")
+        raise RuntimeError(f"the studies ended with {done.returncode}:\n{done.stderr}")
 
 
 def fingerprint(run_dir: Path) -> dict[str, Any]:
     """Hashes of shards and weights, and the tables by column."""
-    from importlib import import_module
-
-    try:
-        sha256_file = import_module("core.files").sha256_file
-    except ModuleNotFoundError:
-        sha256_file = import_module("hookpoints.files").sha256_file
     hashes = {
         str(path.relative_to(run_dir)): sha256_file(path)
         for pattern in HASHED
@@ -153,8 +148,9 @@ def measure() -> dict[str, Any]:
     """Run every study; what each leaves."""
     with tempfile.TemporaryDirectory() as folder:
         found = {}
-        for name, path in studies(Path(folder)).items():
-            run(path)
+        paths = studies(Path(folder))
+        run(paths.values())
+        for name in paths:
             found[name] = fingerprint(Path(folder) / name)
     return {"processor": processor(), "studies": found}
 

@@ -116,7 +116,8 @@ def test_every_setting_has_a_description():
 @pytest.mark.parametrize("kind", [LearnerConfig, XORConfig, *ARCHITECTURES.values()])
 def test_every_setting_of_a_dataclass_is_described(kind: Any):
     """A string below the field, in its class or in a base."""
-    sources = "".join(inspect.getsource(base) for base in kind.__mro__ if is_dataclass(base))
+    bases: list[Any] = [base for base in kind.__mro__ if is_dataclass(base)]
+    sources = "".join(inspect.getsource(base) for base in bases)
     for field in fields(kind):
         if field.init:
             assert re.search(rf'^    {field.name}: [^\n]*\n    """', sources, re.MULTILINE), field.name

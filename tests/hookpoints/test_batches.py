@@ -1,3 +1,4 @@
+import threading
 from collections import Counter
 
 import pytest
@@ -62,3 +63,12 @@ def test_where_names_shards_and_rows(dataset):
 def test_too_few_rows(dataset):
     with pytest.raises(ValueError, match=r"train.batch_size is 100000 and blocks.1.hook_mlp_out has \d+ training rows"):
         batches(dataset, 100_000)
+
+
+def test_the_readers_thread_ends_with_the_batches(dataset):
+    before = set(threading.enumerate())
+    with batches(dataset) as source:
+        next(source)
+        readers = set(threading.enumerate()) - before
+        assert [thread.name for thread in readers] == ["shards_0"]
+    assert not any(thread.is_alive() for thread in readers)

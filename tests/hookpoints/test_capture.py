@@ -71,6 +71,7 @@ def test_hooks_are_gone_afterwards():
     assert model(torch.ones(1, 4, dtype=torch.int64)).logits.shape == (1, 4, VOCABULARY)
 
 
+@pytest.mark.slow
 def test_embedded_model_equals_transformer_bridge(tmp_path):
     """The real model, float32, at the demo's hookpoint and its neighbours."""
     language_model = load_model(EmbeddedModel(embedded="smollm2-135m", dtype="float32"))

@@ -1,4 +1,5 @@
 import json
+from itertools import islice
 
 import pyarrow as pa
 import pytest
@@ -12,7 +13,7 @@ def test_python_docs_are_real_english_and_always_the_same():
     assert len(first) > 400
     assert sum(map(len, first)) > 1_500_000
     assert any('The "with" statement is used to wrap the execution' in text for text in first)
-    assert first == list(documents(EmbeddedCorpus(embedded="python-docs")))
+    assert first[:150] == list(islice(documents(EmbeddedCorpus(embedded="python-docs")), 150))
 
 
 def test_every_file_type(tmp_path):

@@ -146,11 +146,11 @@ run(Path(sys.argv[1]), Path(sys.argv[2]), language_model)
 
 
 def test_killed_and_resumed_is_byte_identical(tmp_path, corpus_file):
-    """SIGKILL at growing moments, then one run to the end; every byte is compared."""
+    """SIGKILL in the middle, then one run to the end; every byte is compared. Every single rename is in the test below."""
     run(tmp_path / "whole", corpus_file)
     folder = tmp_path / "killed"
     kills = 0
-    for patience in (0.02, 0.1, 0.2, None):
+    for patience in (0.05, None):
         command = [sys.executable, "-c", SCRIPT, str(folder), str(corpus_file)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None

@@ -1,5 +1,6 @@
 """Network and XOR studies through the command line's own entry points."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ import yaml
 from core.files import sha256_file
 from hookpoints.config import SPLITS
 from hookpoints.shards import ActivationDataset
+from pipeline.studies.networks.methods import SampledMethod
 from tests.pipeline.studies.common import dipole
 from twolayer.io import load_network
 
@@ -142,3 +144,38 @@ def test_bad_studies_are_named(tmp_path, override, message):
     result = dipole("config", networks(tmp_path), "--set", override)
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_what_proves_nothing_has_no_certificate(finished):
+    _, run = finished
+    proof = {"lower_bound", "relative_gap", "violation"}
+    for path in run.glob("networks/*/cfg.json"):
+        metadata = json.loads(path.read_text())["metadata"]
+        is_certified = metadata["method"]["method"] not in ("gradient_descent", "linear")
+        assert (proof <= metadata.keys()) == is_certified, path
+        assert (proof & metadata.keys() == proof) == is_certified
+        assert metadata["objective"] > 0
+
+
+def test_the_summary_says_what_the_report_says(finished):
+    path, run = finished
+    shown = dipole("report", path)
+    page = (run / "report.html").read_text(encoding="utf8")
+    sentence = next(line.strip() for line in shown.output.splitlines() if "on test rows, at the beta" in line)
+    assert sentence in page
+
+
+def test_a_linear_model_is_the_same_every_time(finished, tmp_path):
+    _, run = finished
+    again = networks(tmp_path)
+    assert dipole("train", again, "--set", "train.methods=[{method: linear}]").exit_code == 0
+    for name, digest in weights(tmp_path / "run").items():
+        assert digest == weights(run)[name]
+
+
+def test_a_method_that_cannot_do_a_loss_is_refused_up_front(tmp_path, monkeypatch):
+    monkeypatch.setattr(SampledMethod, "losses", ("squared", "logistic"))
+    result = dipole("run", networks(tmp_path))
+    assert result.exit_code == 2
+    assert "train.methods.2: scp cannot do hinge loss; it does squared, logistic" in result.output
+    assert not (tmp_path / "run").exists()

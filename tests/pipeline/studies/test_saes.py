@@ -4,10 +4,8 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
-import pytest
 import torch
 import yaml
 
@@ -15,15 +13,6 @@ from saes.io import load_sae
 from tests.pipeline.studies.common import dipole, study, weights
 
 COMMANDS = ["harvest", "train", "eval", "report"]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_model_folder, corpus_file) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("study")
-    path = study(folder, tiny_model_folder, corpus_file)
-    result = dipole("run", path)
-    assert result.exit_code == 0, result.output
-    return path, folder / "run"
 
 
 def test_run_leaves_every_artifact(finished):

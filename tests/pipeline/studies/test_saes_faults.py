@@ -17,15 +17,6 @@ from pipeline.run_dir import RunDirectory
 from tests.pipeline.studies.common import dipole, study, weights
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_model_folder, corpus_file) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("study")
-    path = study(folder, tiny_model_folder, corpus_file)
-    result = dipole("run", path)
-    assert result.exit_code == 0, result.output
-    return path, folder / "run"
-
-
 def test_killed_training_ends_with_the_same_weights(finished, tmp_path, tiny_model_folder, corpus_file):
     """SIGKILL in the middle of training, several times; the weights are bit-identical in the end."""
     _, run = finished
