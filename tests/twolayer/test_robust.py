@@ -8,6 +8,7 @@ import torch
 from tests.twolayer.common import LOSS_NAMES
 from twolayer.attacks import fgsm, pgd
 from twolayer.convex.patterns import sample_patterns
+from twolayer.convex.program import ConvexProgram
 from twolayer.data import synthetic_rows
 from twolayer.losses import LOSSES
 from twolayer.robust.admm import RobustADMM
@@ -66,3 +67,12 @@ def test_resume_is_exact():
 def test_negative_radius_is_named():
     with pytest.raises(ValueError, match=r"epsilon is -0.1; the radius of a perturbation is 0 or more"):
         solved("hinge", epsilon=-0.1)
+
+
+def test_a_robust_program_has_a_certificate_of_its_own():
+    """The dual of plain training would bound another program."""
+    admm = solved("hinge")
+    assert not isinstance(admm.program, ConvexProgram)
+    assert not hasattr(admm.program, "dual_slopes")
+    assert admm.certificate.lower_bound <= admm.certificate.objective
+    assert admm.certificate.objective == pytest.approx(admm.program.objective(admm.solution))
