@@ -19,7 +19,7 @@ METHODS = [
     {"method": "convex", "patterns": "enumerated"},
     {"method": "convex", "n_patterns": 12, "solver": "rbcd"},
     {"method": "scp", "n_samples": 40},
-    {"method": "robust", "epsilon": 0.05, "n_patterns": 30},
+    {"method": "robust", "epsilon": 0.05, "n_patterns": 15},
     {"method": "gradient_descent", "n_neurons": 8, "n_restarts": 2, "n_steps": 60},
     {"method": "linear"},
 ]
@@ -33,7 +33,7 @@ def write(folder: Path, study: dict) -> Path:
 
 def networks(folder: Path) -> Path:
     data = {"source": "synthetic", "task": "xor", "n_train": 20, "n_held_out": 50, "d": 2, "bias": False}
-    train = {"loss": "hinge", "methods": METHODS, "betas": [0.5, 2.0], "max_steps": 300}
+    train = {"loss": "hinge", "methods": METHODS, "betas": [0.5, 2.0], "max_steps": 150}
     return write(
         folder, {"kind": "networks", "data": data, "train": train, "eval": {"epsilons": [0.1], "pgd_steps": 5}}
     )
