@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from core.files import write_atomically
+from eval.page.report import StudyFacts
 from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
 from pipeline.study import Study
@@ -47,6 +48,11 @@ def read_evaluation(run: RunDirectory) -> pd.DataFrame:
             "was measured is kept"
         )
     return table
+
+
+def study_facts(study: Study, run: RunDirectory) -> StudyFacts:
+    """What every report says of its study."""
+    return StudyFacts(study.name, study.to_yaml(), run.environment(), run.stage_records())
 
 
 def require_trained(missing: Sequence[str], n: int, what: str) -> None:

@@ -72,6 +72,11 @@ class Unit(NamedTuple):
     """Makes the products given, those that are missing."""
 
 
+def missing_products(units: Sequence[Unit]) -> list[str]:
+    """Names of the products that are not there yet."""
+    return [product.name for unit in units for product in unit.products if not product.is_done()]
+
+
 def make_missing(units: Sequence[Unit], *, title: str, counted: str) -> None:
     """Make what is missing, unit by unit, with one display that counts ``counted`` things."""
     todo = [(unit, [product for product in unit.products if not product.is_done()]) for unit in units]

@@ -9,7 +9,7 @@ from core.model_folder import read_config
 from eval.networks.metrics import evaluate_network
 from eval.networks.report import NetworkProvenance, network_report
 from eval.networks.verdicts import network_sentences
-from eval.page.report import StudyFacts, write_report
+from eval.page.report import write_report
 from hookpoints.manifest import read_manifest
 from pipeline.activations import activation_costs, harvest_activations
 from pipeline.progress import say
@@ -17,8 +17,8 @@ from pipeline.run_dir import RunDirectory
 from pipeline.studies.networks.paths import Tasks, path_units
 from pipeline.studies.networks.study import ActivationData, CSVData, NetworkSpec, NetworkStudy
 from pipeline.study import Summary
-from pipeline.table import for_people, read_evaluation, require_trained, without_nan, write_evaluation
-from pipeline.units import Product, Unit, make_missing
+from pipeline.table import for_people, read_evaluation, require_trained, study_facts, without_nan, write_evaluation
+from pipeline.units import Product, Unit, make_missing, missing_products
 from twolayer.certificate import Certificate
 from twolayer.io import load_network
 
@@ -50,7 +50,7 @@ def harvest(study: NetworkStudy, run: RunDirectory) -> None:
 def train(study: NetworkStudy, run: RunDirectory) -> None:
     """Rows -> network folders. Betas of one method and seed follow each other down, each starting from the one before."""
     specs, units = study.specs(), path_units(study, run)
-    n_missing = sum(not product.is_done() for unit in units for product in unit.products)
+    n_missing = len(missing_products(units))
     say(f"train: {n_missing} of {len(specs)} networks to train")
     make_missing(units, title="train", counted="networks")
     say(f"train: {len(specs)} networks in {run.path / 'networks'}")
@@ -59,9 +59,9 @@ def train(study: NetworkStudy, run: RunDirectory) -> None:
 def evaluate(study: NetworkStudy, run: RunDirectory) -> None:
     """Network folders -> eval.csv, one row per network."""
     specs = study.specs()
-    of_network = {product.name: product for unit in path_units(study, run) for product in unit.products}
-    missing = [name for name, product in of_network.items() if not product.is_done()]
-    require_trained(missing, len(specs), "networks")
+    trained = path_units(study, run)
+    require_trained(missing_products(trained), len(specs), "networks")
+    of_network = {product.name: product for unit in trained for product in unit.products}
     tasks = Tasks(study)
     units = [_evaluation(study, run, tasks, spec, of_network[spec.network_id]) for spec in specs]
     make_missing(units, title="eval", counted="networks")
@@ -73,7 +73,7 @@ def report(study: NetworkStudy, run: RunDirectory) -> None:
     table = read_evaluation(run)
     manifest = read_manifest(study.activations_path) if isinstance(study.data, ActivationData) else None
     descriptions = {spec.task: _metadata(run, spec)["description"] for spec in study.specs()}
-    facts = StudyFacts(study.name, study.to_yaml(), run.environment(), run.stage_records())
+    facts = study_facts(study, run)
     trace = pd.read_json(run.metrics_path, lines=True)
     described = network_report(table, trace, NetworkProvenance(facts, descriptions, manifest))
     say(f"report: {write_report(run.path, described).html}")

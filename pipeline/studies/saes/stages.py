@@ -8,7 +8,7 @@ import pandas as pd
 from core.devices import resolve_device
 from core.files import read_json, write_json
 from core.model_folder import is_model_complete, read_config
-from eval.page.report import StudyFacts, write_report
+from eval.page.report import write_report
 from eval.saes import metrics
 from eval.saes.families import labels
 from eval.saes.report import Provenance, sae_report
@@ -22,8 +22,8 @@ from pipeline.run_dir import RunDirectory
 from pipeline.studies.saes.banks import STOPPED, bank_units
 from pipeline.studies.saes.study import SAESpec, SAEStudy
 from pipeline.study import Summary
-from pipeline.table import for_people, read_evaluation, require_trained, without_nan, write_evaluation
-from pipeline.units import Product, Unit, make_missing
+from pipeline.table import for_people, read_evaluation, require_trained, study_facts, without_nan, write_evaluation
+from pipeline.units import Product, Unit, make_missing, missing_products
 from saes.architectures import architecture_of
 from saes.io import read_sae
 
@@ -51,7 +51,7 @@ def train(study: SAEStudy, run: RunDirectory) -> None:
     dataset = ActivationDataset(study.activations_path)
     specs = study.specs(dataset.hook_names)
     units = bank_units(study, run, dataset)
-    n_missing = sum(not product.is_done() for unit in units for product in unit.products)
+    n_missing = len(missing_products(units))
     say(f"train: {n_missing} of {len(specs)} SAEs to train, {study.train.n_steps:,} steps each")
     make_missing(units, title="train", counted="SAE steps")
     for sae_id, reason in _stopped(run, specs).items():
@@ -64,8 +64,7 @@ def evaluate(study: SAEStudy, run: RunDirectory) -> None:
     dataset = ActivationDataset(study.activations_path)
     specs = study.specs(dataset.hook_names)
     units = bank_units(study, run, dataset)
-    missing = [product.name for unit in units for product in unit.products if not product.is_done()]
-    require_trained(missing, len(specs), "SAEs")
+    require_trained(missing_products(units), len(specs), "SAEs")
     specs = _trained(run, specs)
     of_sae = {product.name: product for unit in units for product in unit.products}
     evaluations = [_evaluation(study, run, dataset, spec, of_sae[spec.sae_id]) for spec in specs]
@@ -78,7 +77,7 @@ def report(study: SAEStudy, run: RunDirectory) -> None:
     table = read_evaluation(run)
     dataset = ActivationDataset(study.activations_path)
     stopped = _stopped(run, study.specs(dataset.hook_names))
-    facts = StudyFacts(study.name, study.to_yaml(), run.environment(), run.stage_records())
+    facts = study_facts(study, run)
     described = sae_report(table, Provenance(facts, dataset.manifest, stopped), study.selectors)
     say(f"report: {write_report(run.path, described).html}")
 

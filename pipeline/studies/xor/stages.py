@@ -8,7 +8,7 @@ import pandas as pd
 
 from core.files import read_json, write_json
 from core.trainer import NoBatches, StepRecord
-from eval.page.report import StudyFacts, write_report
+from eval.page.report import write_report
 from eval.xor.metrics import measure
 from eval.xor.report import xor_report
 from eval.xor.verdicts import quantile_table, sentences
@@ -16,8 +16,8 @@ from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
 from pipeline.studies.xor.study import XORStudy
 from pipeline.study import Summary
-from pipeline.table import for_people, read_evaluation, require_trained, without_nan, write_evaluation
-from pipeline.units import Product, Tick, Training, Unit, learn, make_missing
+from pipeline.table import for_people, read_evaluation, require_trained, study_facts, without_nan, write_evaluation
+from pipeline.units import Product, Tick, Training, Unit, learn, make_missing, missing_products
 from twolayer.xor.descent import DESCENTS, Descent, MeasuredDescent
 
 _CHECKPOINT_EVERY = 1000
@@ -41,15 +41,15 @@ def harvest(study: XORStudy, run: RunDirectory) -> None:
 def train(study: XORStudy, run: RunDirectory) -> None:
     """One descent per learning rate and seed, measured on its way."""
     units = _units(study, run)
-    n_missing = sum(not product.is_done() for unit in units for product in unit.products)
+    n_missing = len(missing_products(units))
     say(f"train: {n_missing} of {len(units)} descents to run, {study.train.n_steps} steps each")
     make_missing(units, title="train", counted="descents")
 
 
 def evaluate(study: XORStudy, run: RunDirectory) -> None:
     """Measured descents -> eval.csv, one row per descent and step."""
-    products = [product for unit in _units(study, run) for product in unit.products]
-    require_trained([product.name for product in products if not product.is_done()], len(products), "descents")
+    units = _units(study, run)
+    require_trained(missing_products(units), len(units), "descents")
     rows = []
     for run_id, learning_rate, seed in study.run_ids():
         for one in _measured(run, run_id):
@@ -66,7 +66,7 @@ def report(study: XORStudy, run: RunDirectory) -> None:
         for one in _measured(run, run_id):
             if one["projections"] is not None:
                 projections.setdefault(learning_rate, {}).setdefault(one["step"], []).extend(one["projections"])
-    facts = StudyFacts(study.name, study.to_yaml(), run.environment(), run.stage_records())
+    facts = study_facts(study, run)
     files = write_report(run.path, xor_report(table, projections, study.data, facts))
     say(f"report: {files.html}")
 
