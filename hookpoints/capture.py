@@ -1,151 +1,177 @@
 """Capture of activations with plain forward hooks on a transformers model, stopping after the deepest one.
 
 Names follow TransformerLens (``blocks.14.hook_mlp_out``); the values are held against its TransformerBridge in the
-tests. Every hooked tensor is the one the model computes, not a copy.
+tests. Where a site is read is proved on the loaded model before anything is trusted (`hookpoints.anatomy`).
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from hookpoints.anatomy import Place, Refusal, Term, anatomy
+from hookpoints.blocks import Stop, attached, find_blocks, first_tensor, forward
+from hookpoints.recorder import BlockRecorder
 from hookpoints.sites import Hookpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_ATTENTION_NAMES = ("self_attn", "attention", "attn", "self_attention")
-_MLP_NAMES = ("mlp", "feed_forward", "block_sparse_moe", "ffn")
-_SECOND_NORM_NAMES = ("post_attention_layernorm", "ln_2", "ffn_norm", "norm_2")
-_PARALLEL_FLAGS = ("use_parallel_residual", "parallel_attn", "new_decoder_architecture")
+_N_PROBE_TOKENS = 16
+_STREAM_AXES = 3
 
 
-class _Stop(Exception):
-    """Raised inside the forward pass once every hook has fired."""
+class _Read(NamedTuple):
+    """One term of one hookpoint."""
 
-
-class Block(NamedTuple):
-    """The parts of one transformer block; None where the architecture has none that can be told."""
-
+    hook_name: str
+    number: int
     module: nn.Module
-    attention_out: nn.Module | None
-    """Its output is what attention adds to the residual stream."""
-    mlp_out: nn.Module | None
-    """Its output is what the MLP adds to the residual stream."""
-    second_norm: nn.Module | None
-    """Its input is the stream between attention and MLP; None in a parallel block, where no such stream exists."""
-    is_parallel: bool
-
-
-def find_blocks(model: "PreTrainedModel") -> list[Block]:
-    """The transformer blocks in order. Raises ValueError when the model has no list of them."""
-    text_config = model.config.get_text_config()
-    n_layers = text_config.num_hidden_layers
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
-    if not lists:
-        raise ValueError(f"{type(model).__name__} has no list of {n_layers} blocks; its hookpoints cannot be found")
-    return [_describe_block(block, text_config) for block in lists[0]]
-
-
-def _describe_block(block: nn.Module, text_config: Any) -> Block:
-    children = dict(block.named_children())
-
-    def first(*names: str) -> nn.Module | None:
-        return next((children[name] for name in names if name in children), None)
-
-    is_parallel = any(getattr(text_config, flag, False) for flag in _PARALLEL_FLAGS)
-    if "post_feedforward_layernorm" in children:  # outputs are normalised before they join the stream (Gemma 2, OLMo 2)
-        attention_out, mlp_out = first("post_attention_layernorm"), first("post_feedforward_layernorm")
-        second_norm = first("pre_feedforward_layernorm")
-    else:
-        attention_out, mlp_out = first(*_ATTENTION_NAMES), first(*_MLP_NAMES)
-        second_norm = first(*_SECOND_NORM_NAMES)
-        is_parallel = is_parallel or second_norm is None
-    return Block(block, attention_out, mlp_out, None if is_parallel else second_norm, is_parallel)
+    term: Term
 
 
 class ActivationCapture:
     """Runs a model up to its deepest hookpoint and returns the activations there.
 
-    Use as a context manager; leaving it removes the hooks. Raises ValueError for a site the model lacks.
+    Making one runs the model on a few tokens to find and prove where every hookpoint is read. Use as a context manager;
+    leaving it removes the hooks. Raises ValueError for a site the model lacks, or whose place cannot be proved.
     """
 
     def __init__(self, model: "PreTrainedModel", hookpoints: Sequence[Hookpoint]) -> None:
         self._model = model
-        self._body = model.base_model
-        self._names = [hookpoint.name for hookpoint in hookpoints]
-        self._captured: dict[str, Tensor] = {}
+        self.places = find_places(model, hookpoints)
+        """Where each hookpoint is read, by hook name."""
         blocks = find_blocks(model)
-        self._handles = [self._attach(blocks, hookpoint) for hookpoint in hookpoints]
+        self._reads = [
+            _Read(hookpoint.name, number, blocks[hookpoint.layer].get_submodule(term.module), term)
+            for hookpoint in hookpoints
+            for number, term in enumerate(self.places[hookpoint.name].terms)
+        ]
+        self._seen: dict[tuple[str, int], Tensor] = {}
+        self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> "ActivationCapture":
+        self._handles = [handle for read in self._reads for handle in self._hooks(read)]
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
 
-    def run(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    @property
+    def model(self) -> "PreTrainedModel":
+        """The model that is read."""
+        return self._model
+
+    def run(self, input_ids: Tensor, position_ids: Tensor | None = None) -> dict[str, Tensor]:
         """Activations of every hookpoint for ``input_ids [batch, context]``: ``{hook_name: [batch, context, d_in]}``.
 
-        ``attention_mask`` is additive and four-dimensional ``[batch, 1, context, context]``, in the model's dtype;
-        leave it and ``position_ids [batch, context]`` out for plain causal attention.
+        ``position_ids [batch, context]`` that start anew inside a row say that several pieces are packed there; whether
+        the model keeps them apart is for `hookpoints.packing` to prove.
         """
-        self._captured = {}
-        extra = {} if attention_mask is None else {"attention_mask": attention_mask, "position_ids": position_ids}
-        with suppress(_Stop):
-            self._body(input_ids=input_ids, use_cache=False, **extra)
-        captured, self._captured = self._captured, {}
-        return {name: captured[name] for name in self._names}
+        self._seen = {}
+        forward(self._model, input_ids, position_ids)
+        seen, self._seen = self._seen, {}
+        values: dict[str, Tensor] = {}
+        for read in self._reads:
+            value = seen[read.hook_name, read.number]
+            values[read.hook_name] = values[read.hook_name] + value if read.number else value
+        return {name: value.reshape(*input_ids.shape, value.shape[-1]) for name, value in values.items()}
 
-    def _attach(self, blocks: list[Block], hookpoint: Hookpoint) -> Any:
-        block = blocks[hookpoint.layer]
-        match hookpoint.site:
-            case "resid_pre":
-                return block.module.register_forward_pre_hook(self._on_input(hookpoint.name), with_kwargs=True)
-            case "resid_mid":
-                norm = self._require(block.second_norm, hookpoint, block)
-                return norm.register_forward_pre_hook(self._on_input(hookpoint.name), with_kwargs=True)
-            case "resid_post":
-                return block.module.register_forward_hook(self._on_output(hookpoint.name))
-            case "attn_out":
-                return self._require(block.attention_out, hookpoint, block).register_forward_hook(
-                    self._on_output(hookpoint.name)
-                )
-            case "mlp_out":
-                return self._require(block.mlp_out, hookpoint, block).register_forward_hook(
-                    self._on_output(hookpoint.name)
-                )
+    def _hooks(self, read: _Read) -> Iterator[RemovableHandle]:
+        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._keep(read, first_tensor(*args, *kwargs.values()))
 
-    def _require(self, module: nn.Module | None, hookpoint: Hookpoint, block: Block) -> nn.Module:
-        if module is not None:
-            return module
-        if hookpoint.site == "resid_mid" and block.is_parallel:
+        def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            self._keep(read, first_tensor(output))
+
+        if read.term.end == "input":
+            yield read.module.register_forward_pre_hook(before, with_kwargs=True)
+        else:
+            yield read.module.register_forward_hook(after)
+
+    def _keep(self, read: _Read, value: Tensor | None) -> None:
+        """A copy: some models add to a tensor in place after they have handed it on."""
+        assert value is not None
+        self._seen[read.hook_name, read.number] = value * read.term.factor if read.term.factor != 1 else value.clone()
+        if len(self._seen) == len(self._reads):
+            raise Stop
+
+
+def find_places(model: "PreTrainedModel", hookpoints: Sequence[Hookpoint]) -> dict[str, Place]:
+    """Where each hookpoint is read, proved by one forward pass on a few tokens.
+
+    Proved are: that the blocks found are those that run, once each and one after the other; that the stream is one vector
+    a token; and the equation of each site. Raises ValueError with the reason where one of them fails.
+    """
+    blocks, name = find_blocks(model), type(model).__name__
+    wanted = {hookpoint.layer for hookpoint in hookpoints}
+    near = {layer for one in wanted for layer in (one - 1, one, one + 1) if 0 <= layer < len(blocks)}
+    recorders = {layer: BlockRecorder(blocks[layer], inside=layer in wanted) for layer in sorted(near)}
+    input_ids = probe_tokens(model, _N_PROBE_TOKENS)
+    with attached(handle for recorder in recorders.values() for handle in recorder.handles()):
+        try:
+            forward(model, input_ids)
+        except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+            raise ValueError(f"{name} cannot read plain text: {type(error).__name__}: {error}") from error
+    for layer, recorder in recorders.items():
+        _check_stream(name, layer, recorder, input_ids)
+    for layer in recorders:
+        _check_chain(name, layer, recorders)
+    sites = {layer: anatomy(model, blocks[layer], recorders[layer]) for layer in wanted}
+    places: dict[str, Place] = {}
+    for hookpoint in hookpoints:
+        found = sites[hookpoint.layer][hookpoint.site]
+        if isinstance(found, Refusal):
+            raise ValueError(f"{hookpoint.site} does not exist in {name}, block {hookpoint.layer}: {found.reason}")
+        places[hookpoint.name] = found
+    return places
+
+
+def probe_tokens(model: "PreTrainedModel", n_tokens: int) -> Tensor:
+    """``[1, n_tokens]`` tokens, the same every time, none of those to which the configuration gives a meaning."""
+    text = model.config.get_text_config()
+    special = set(_token_ids(model.config)) | set(_token_ids(text))
+    usual = torch.tensor([token for token in range(text.vocab_size) if token not in special])
+    draws = torch.randint(len(usual), (1, n_tokens), generator=torch.Generator().manual_seed(0))
+    return usual[draws].to(model.device)
+
+
+def _token_ids(config: Any) -> Iterator[int]:
+    values: Mapping[str, Any] = vars(config)
+    for key, value in values.items():
+        if key.endswith(("token_id", "token_index")):
+            yield from (token for token in (value if isinstance(value, list) else [value]) if isinstance(token, int))
+
+
+def _check_stream(name: str, layer: int, recorder: BlockRecorder, input_ids: Tensor) -> None:
+    if recorder.n_runs != 1:
+        ran = "does not run" if recorder.n_runs == 0 else f"runs {recorder.n_runs} times"
+        raise ValueError(f"block {layer} of {name} {ran} when the model reads text, so its sites have no one value")
+    for stream in (recorder.stream_in, recorder.stream_out):
+        if stream is None or stream.ndim != _STREAM_AXES or stream.shape[:2] != input_ids.shape:
+            shape = "none" if stream is None else tuple(stream.shape)
             raise ValueError(
-                f"resid_mid does not exist in {type(self._model).__name__}: its blocks run attention and MLP in parallel; "
-                "use resid_pre, resid_post, attn_out or mlp_out"
+                f"the stream of {name} is not one vector a token at block {layer}: for {tuple(input_ids.shape)} tokens its "
+                f"shape is {shape}"
             )
-        parts = ", ".join(name for name, _ in block.module.named_children())
+        if not bool(stream.isfinite().all()):
+            raise ValueError(
+                f"the stream of {name} holds NaN or infinity at block {layer}; the model overflows in its dtype: set "
+                "model.dtype to bfloat16 or float32"
+            )
+
+
+def _check_chain(name: str, layer: int, recorders: Mapping[int, BlockRecorder]) -> None:
+    """What a block gives is what the next one is given."""
+    if layer + 1 not in recorders:
+        return
+    gave, given = recorders[layer].stream_out, recorders[layer + 1].stream_in
+    assert gave is not None and given is not None
+    if not torch.equal(gave, given):
         raise ValueError(
-            f"{hookpoint.site} cannot be found in {type(self._model).__name__}, whose blocks have: {parts}"
+            f"what block {layer} of {name} gives is not what block {layer + 1} is given, so the list that was taken for its "
+            "blocks does not carry the residual stream"
         )
-
-    def _on_input(self, name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._keep(name, args[0] if args else kwargs["hidden_states"])
-
-        return hook
-
-    def _on_output(self, name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-            self._keep(name, output[0] if isinstance(output, tuple) else output)
-
-        return hook
-
-    def _keep(self, name: str, value: Tensor) -> None:
-        self._captured[name] = value
-        if len(self._captured) == len(self._names):
-            raise _Stop

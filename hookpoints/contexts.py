@@ -5,7 +5,7 @@ activation is what the model computes for that document alone.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -58,7 +58,7 @@ def build_contexts(
     tokenizer: "PreTrainedTokenizerBase",
     *,
     context_length: int,
-    prepend_bos: bool,
+    prefix: Sequence[int],
     n_train: int,
     n_held_out: int,
     held_out_fraction: float,
@@ -67,19 +67,24 @@ def build_contexts(
     """Tokenise, split and pack until both splits have as many contexts as asked for or the corpus ends.
 
     Writes ``folder/train.bin``, ``folder/held_out.bin`` and, last, ``folder/contexts.json``; does nothing when the last
-    exists. Memory does not grow with the corpus. Raises ValueError when a split stays empty or BOS is unknown.
+    exists. Every piece starts with the tokens of ``prefix``. Memory does not grow with the corpus. Raises ValueError when
+    a split stays empty.
     """
     done = folder / "contexts.json"
     if done.exists():
         return ContextCounts(**read_json(done))
-    bos = _bos(tokenizer) if prepend_bos else None
+    if len(prefix) >= context_length:
+        raise ValueError(
+            f"harvest.context_length is {context_length} and every piece starts with the {len(prefix)} tokens of the "
+            "tokenizer's BOS, so no text would fit; raise it, or set harvest.prepend_bos: false"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {"train": n_train, "held_out": n_held_out}
     digest = hashlib.sha256()
     n_documents = 0
     partial = {split: folder / f"{split}.bin{TEMPORARY_SUFFIX}" for split in SPLITS}
     with partial["train"].open("wb") as train, partial["held_out"].open("wb") as held_out:
-        packers = {"train": _Packer(train, context_length, bos), "held_out": _Packer(held_out, context_length, bos)}
+        packers = {"train": _Packer(train, context_length, prefix), "held_out": _Packer(held_out, context_length, prefix)}
         for text, tokens in _tokenised(documents, tokenizer):
             document_digest = hashlib.sha256(text.encode("utf8")).digest()
             digest.update(document_digest)
@@ -117,39 +122,79 @@ def read_contexts(folder: Path, split: Split, start: int, stop: int, context_len
     )
 
 
-def separating_mask(position_ids: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Additive attention mask ``[batch, 1, context, context]`` that is causal inside each document's piece, zero across.
+def bos_token_ids(tokenizer: "PreTrainedTokenizerBase", prepend_bos: bool | None) -> list[int]:
+    """Tokens that start every piece: None follows the tokenizer's own habit, which may be more than one token.
 
-    None when every context holds one piece: plain causal attention is then the same thing, and faster.
+    Raises ValueError when BOS is asked for and the tokenizer has none.
     """
-    piece = (position_ids == 0).cumsum(dim=1)
-    if int(piece.max()) == 1:
-        return None
-    context_length = position_ids.shape[1]
-    causal = torch.ones(context_length, context_length, dtype=torch.bool, device=piece.device).tril()
-    visible = (piece[:, :, None] == piece[:, None, :]) & causal
-    mask = torch.zeros(visible.shape, dtype=dtype, device=piece.device)
-    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+    if prepend_bos is False:
+        return []
+    text = tokenizer("a", add_special_tokens=False)["input_ids"]
+    with_special = tokenizer("a", add_special_tokens=True)["input_ids"]
+    assert isinstance(text, list) and isinstance(with_special, list)
+    starts = [n for n in range(len(with_special)) if with_special[n : n + len(text)] == text]
+    habit: list[int] = with_special[: starts[0]] if starts else []
+    if habit or prepend_bos is None:
+        return habit
+    if tokenizer.bos_token_id is None:
+        raise ValueError(
+            f"harvest.prepend_bos: the tokenizer {tokenizer.name_or_path} has no BOS token; set it to false, or leave it out"
+        )
+    return [int(tokenizer.bos_token_id)]  # pyright: ignore[reportArgumentType]
+
+
+class ModelBatch(NamedTuple):
+    """Rows of one forward pass."""
+
+    input_ids: Tensor
+    """``[batch, length]`` int64."""
+    position_ids: Tensor | None
+    """``[batch, length]`` int64, starting anew at every piece; None where each row holds one."""
+    place: Tensor
+    """``[batch, length]`` int64: which token of the contexts, counted over all of them; -1 for padding."""
+
+
+def packed_batches(contexts: Contexts, batch_contexts: int) -> Iterator[ModelBatch]:
+    """Whole contexts as they are packed, ``batch_contexts`` at a time."""
+    place = torch.arange(contexts.input_ids.numel()).reshape(contexts.input_ids.shape)
+    batches = zip(*(part.split(batch_contexts) for part in (contexts.input_ids, contexts.position_ids, place)), strict=True)
+    for input_ids, position_ids, where in batches:
+        holds_pieces = int((position_ids == 0).sum()) > len(position_ids)
+        yield ModelBatch(input_ids, position_ids if holds_pieces else None, where)
+
+
+def padded_batches(contexts: Contexts, batch_tokens: int) -> Iterator[ModelBatch]:
+    """One piece a row, padded on the right with its last token; pieces of like length share a batch of ``batch_tokens``."""
+    input_ids, position_ids = contexts.input_ids.flatten(), contexts.position_ids.flatten()
+    starts = (position_ids == 0).nonzero()[:, 0]
+    lengths = torch.diff(starts, append=torch.tensor([len(position_ids)]))
+    longest_first = torch.argsort(lengths, descending=True, stable=True).tolist()
+    while longest_first:
+        length = int(lengths[longest_first[0]])
+        n_rows = max(1, batch_tokens // length)
+        rows, longest_first = torch.tensor(longest_first[:n_rows]), longest_first[n_rows:]
+        offset = torch.arange(length)
+        place = starts[rows, None] + torch.minimum(offset, lengths[rows, None] - 1)
+        yield ModelBatch(input_ids[place], None, torch.where(offset < lengths[rows, None], place, -1))
 
 
 class _Packer:
-    """Lays pieces of documents end to end into contexts; each piece starts at position 0 (with BOS there, if any)."""
+    """Lays pieces of documents end to end into contexts; each piece starts at position 0, with the prefix there."""
 
-    def __init__(self, handle: BinaryIO, context_length: int, bos: int | None) -> None:
+    def __init__(self, handle: BinaryIO, context_length: int, prefix: Sequence[int]) -> None:
         self._handle = handle
-        self._bos = bos
+        self._prefix = list(prefix)
         self._context = np.zeros(context_length, dtype=TOKEN_DTYPE)
         self._filled = 0
         self.n_contexts = 0
 
     def add(self, tokens: list[int], document: int) -> None:
         start = 0
-        n_bos = 0 if self._bos is None else 1
         while start < len(tokens):
             room = len(self._context) - self._filled
-            piece = tokens[start : start + room - n_bos]
+            piece = tokens[start : start + max(0, room - len(self._prefix))]
             start += len(piece)
-            token_ids = piece if self._bos is None else [self._bos, *piece]
+            token_ids = [*self._prefix, *piece][:room]
             slots = self._context[self._filled : self._filled + len(token_ids)]
             slots["token_id"], slots["position"], slots["document"] = (token_ids, np.arange(len(token_ids)), document)
             self._filled += len(token_ids)
@@ -172,14 +217,6 @@ def _split_of(document_digest: bytes, held_out_fraction: float, seed: int) -> Sp
     """A function of the document's text alone, so that copies of a document never stand on both sides."""
     digest = hashlib.sha256(document_digest + seed.to_bytes(8, "little")).digest()
     return "held_out" if int.from_bytes(digest[:8], "little") < held_out_fraction * 2.0**64 else "train"
-
-
-def _bos(tokenizer: "PreTrainedTokenizerBase") -> int:
-    if tokenizer.bos_token_id is None:
-        raise ValueError(
-            f"harvest.prepend_bos: the tokenizer {tokenizer.name_or_path} has no BOS token; set it to false"
-        )
-    return int(tokenizer.bos_token_id)  # pyright: ignore[reportArgumentType]
 
 
 def _check_not_empty(n_contexts: dict[Split, int], n_documents: int, context_length: int) -> None:

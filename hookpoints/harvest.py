@@ -11,21 +11,38 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from core.files import remove_partial_files, write_json
 from hookpoints.capture import ActivationCapture
 from hookpoints.config import SPLITS, HarvestConfig, Split
-from hookpoints.contexts import TOKEN_DTYPE, ContextCounts, build_contexts, read_contexts, separating_mask
+from hookpoints.contexts import (
+    TOKEN_DTYPE,
+    ContextCounts,
+    bos_token_ids,
+    build_contexts,
+    read_contexts,
+)
 from hookpoints.corpus import CorpusConfig, documents
 from hookpoints.identity import check_identity, identity_of
-from hookpoints.manifest import MANIFEST, Dropped, HookRecord, ShardRecord, add_up, parse_record, read_manifest
+from hookpoints.manifest import (
+    MANIFEST,
+    CaptureProof,
+    HookRecord,
+    ShardRecord,
+    add_up,
+    parse_record,
+    read_manifest,
+)
 from hookpoints.models import LanguageModel
-from hookpoints.rows import bytes_per_row, measure_and_encode
+from hookpoints.outliers import norm_bound
+from hookpoints.packing import prove_packing
+from hookpoints.passes import Pass, ShardRows, passes, select, token_columns
+from hookpoints.rows import bytes_per_row, measure_and_encode, row_norms
 from hookpoints.shards import TOKENS, shard_name, shard_path, write_shard
-from hookpoints.sites import Hookpoint, resolve_hookpoint
+from hookpoints.sites import resolve_hookpoint
 
 _TOKEN_ROW_BYTES = 16
+_PROOF = "capture.json"
 _DISK_MARGIN = 1.02
 
 
@@ -46,14 +63,6 @@ class _Shard(NamedTuple):
     stop: int
 
 
-class _Raw(NamedTuple):
-    """A shard's rows on the CPU, in the order of the contexts."""
-
-    tokens: dict[str, Tensor]
-    activations: dict[str, Tensor]
-    n_dropped: Dropped
-
-
 def harvest(
     language_model: LanguageModel, corpus: CorpusConfig, config: HarvestConfig, folder: Path
 ) -> Iterator[Progress]:
@@ -65,27 +74,31 @@ def harvest(
     hookpoints = [resolve_hookpoint(hookpoint, language_model.n_layers) for hookpoint in config.hookpoints]
     if len(set(hookpoints)) < len(hookpoints):
         raise ValueError(f"harvest.hookpoints names one twice: {', '.join(h.name for h in hookpoints)}")
-    with ActivationCapture(language_model.model, hookpoints):
-        pass  # a site the model lacks is said before anything is written
+    capture = ActivationCapture(language_model.model, hookpoints)
+    with capture:
+        packing = prove_packing(capture, config.context_length)
+    prefix = bos_token_ids(language_model.tokenizer, config.prepend_bos)
     _check_disk(config, language_model.d_model, folder)
     remove_partial_files(folder)
     identity = identity_of(language_model, corpus, config)
     check_identity(folder, identity)
+    proof = _keep_proof(folder, CaptureProof(places=capture.places, packing=packing, bos_token_ids=prefix))
     counts = build_contexts(
         folder / "contexts",
         documents(corpus),
         language_model.tokenizer,
         context_length=config.context_length,
-        prepend_bos=config.prepend_bos,
+        prefix=prefix,
         n_train=config.n_contexts["train"],
         n_held_out=config.n_contexts["held_out"],
         held_out_fraction=config.held_out_fraction,
         seed=config.seed,
     )
     shards = _plan(config, counts)
-    yield from _make_missing(language_model, config, folder, hookpoints, shards)
+    with capture:
+        yield from _make_missing(_Work(language_model, config, folder, capture, proof), shards)
     records = [_read_record(folder, shard.number) for shard in shards]
-    manifest = add_up(identity, [hookpoint.name for hookpoint in hookpoints], counts, records)
+    manifest = add_up(identity, proof, counts, records)
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
@@ -111,33 +124,62 @@ def _plan(config: HarvestConfig, counts: ContextCounts) -> list[_Shard]:
     ]
 
 
-def _make_missing(
-    language_model: LanguageModel,
-    config: HarvestConfig,
-    folder: Path,
-    hookpoints: list[Hookpoint],
-    shards: list[_Shard],
-) -> Iterator[Progress]:
+class _Work(NamedTuple):
+    """What every shard of a harvest is made with."""
+
+    language_model: LanguageModel
+    config: HarvestConfig
+    folder: Path
+    capture: ActivationCapture
+    proof: CaptureProof
+
+    @property
+    def special_tokens(self) -> set[int]:
+        return {*self.language_model.tokenizer.all_special_ids, *self.proof.bos_token_ids}
+
+
+def _keep_proof(folder: Path, proof: CaptureProof) -> CaptureProof:
+    """What was proved when the folder was begun decides for all of its shards; raises ValueError where it holds no more."""
+    path = folder / _PROOF
+    if not path.exists():
+        write_json(path, proof.model_dump(mode="json"))
+        return proof
+    there = parse_record(CaptureProof, path)
+    is_less = there.packing.is_packed and not proof.packing.is_packed
+    if is_less or any(there.places[name].terms != place.terms for name, place in proof.places.items()):
+        raise ValueError(
+            f"{folder} was begun with another proof of capture than this version of transformers and this device give "
+            f"({path}); set activations to another folder, or delete it"
+        )
+    return there
+
+
+def _make_missing(work: _Work, shards: list[_Shard]) -> Iterator[Progress]:
+    config, folder = work.config, work.folder
     total = sum(shard.stop - shard.start for shard in shards) * config.context_length
     done_tokens, done_bytes = 0, 0
     pending: Future[None] | None = None
-    names = [hookpoint.name for hookpoint in hookpoints]
-    # Shard 0 is awaited, since its median norm is every later shard's reference; and on the CPU every shard is, since two
+    # Shard 0 is awaited, since its norms set every later shard's bound; and on the CPU every shard is, since two
     # pools of threads on the same cores cost the forward pass more than they save.
-    is_accelerated = language_model.model.device.type != "cpu"
-    with ActivationCapture(language_model.model, hookpoints) as capture, ThreadPoolExecutor(1) as writer:
+    is_accelerated = work.language_model.model.device.type != "cpu"
+    with ThreadPoolExecutor(1) as writer:
         for shard in shards:
             n_tokens = (shard.stop - shard.start) * config.context_length
-            n_bytes = n_tokens * len(names) * bytes_per_row(language_model.d_model, config.dtype)
+            n_bytes = n_tokens * len(work.proof.places) * bytes_per_row(work.language_model.d_model, config.dtype)
             if not _shard_is_complete(folder, shard.number):
-                batches: list[_Raw] = []
-                for batch in _capture_shard(language_model, config, capture, folder, shard):
-                    batches.append(batch)
-                    captured = min(len(batches) * config.batch_contexts * config.context_length, n_tokens)
-                    yield Progress(done_tokens + captured, total, done_bytes)
+                contexts = read_contexts(
+                    folder / "contexts", shard.split, shard.start, shard.stop, config.context_length
+                )
+                selection = select(contexts, config, list(work.special_tokens))
+                made: list[Pass] = []
+                is_packed = work.proof.packing.is_packed
+                for one in passes(work.capture, contexts, selection.keep, config, is_packed=is_packed):
+                    made.append(one)
+                    yield Progress(done_tokens + sum(done.n_tokens for done in made), total, done_bytes)
+                tokens = token_columns(contexts, selection.keep, shard.start)
                 if pending is not None:
                     pending.result()
-                pending = writer.submit(_finish_shard, config, folder, names, shard, batches)
+                pending = writer.submit(_finish_shard, work, shard, ShardRows(tokens, made, selection.n_dropped))
                 if shard.number == 0 or not is_accelerated:
                     pending.result()
             done_tokens += n_tokens
@@ -146,66 +188,25 @@ def _make_missing(
             pending.result()
 
 
-def _capture_shard(
-    language_model: LanguageModel, config: HarvestConfig, capture: ActivationCapture, folder: Path, shard: _Shard
-) -> Iterator[_Raw]:
-    model = language_model.model
-    special = torch.tensor(sorted(language_model.tokenizer.all_special_ids), dtype=torch.int64)
-    for start in range(shard.start, shard.stop, config.batch_contexts):
-        stop = min(start + config.batch_contexts, shard.stop)
-        contexts = read_contexts(folder / "contexts", shard.split, start, stop, config.context_length)
-        positions = contexts.position_ids.to(model.device)
-        mask = separating_mask(positions, model.dtype)
-        with torch.inference_mode():
-            captured = capture.run(contexts.input_ids.to(model.device), mask, None if mask is None else positions)
-        is_first = (
-            contexts.position_ids == 0 if config.drop_first_position else torch.zeros_like(contexts.position_ids).bool()
-        )
-        is_special = (
-            torch.isin(contexts.input_ids, special) if config.drop_special_tokens else torch.zeros_like(is_first)
-        )
-        keep = ~(is_first | is_special)
-        sequence = torch.arange(start, stop, dtype=torch.int32)[:, None].expand_as(keep)
-        yield _Raw(
-            {
-                "token_ids": contexts.input_ids[keep].int(),
-                "sequence": sequence[keep],
-                "position": contexts.position_ids[keep].int(),
-                "document": contexts.documents[keep],
-            },
-            {name: value[keep.to(value.device)].cpu() for name, value in captured.items()},
-            Dropped(first_position=int(is_first.sum()), special_tokens=int((is_special & ~is_first).sum())),
-        )
-
-
-def _finish_shard(config: HarvestConfig, folder: Path, names: list[str], shard: _Shard, batches: list[_Raw]) -> None:
+def _finish_shard(work: _Work, shard: _Shard, rows: ShardRows) -> None:
     """Shuffle, filter, measure, store; the record comes last and makes the shard count."""
-    tokens = {key: torch.cat([batch.tokens[key] for batch in batches]) for key in batches[0].tokens}
-    n_rows = len(tokens["token_ids"])
+    config, folder = work.config, work.folder
+    n_rows = len(rows.tokens["token_ids"])
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + shard.number)
     order = torch.randperm(n_rows, generator=generator)
-    checksums = {
-        TOKENS: write_shard(shard_path(folder, TOKENS, shard.number), {k: v[order] for k, v in tokens.items()})
-    }
+    stored_tokens = {name: column[order] for name, column in rows.tokens.items()}
+    checksums = {TOKENS: write_shard(shard_path(folder, TOKENS, shard.number), stored_tokens)}
     hooks: dict[str, HookRecord] = {}
-    for name in names:
-        rows = torch.cat([batch.activations.pop(name) for batch in batches])[order]
-        bound = None if shard.number == 0 else _read_record(folder, 0).hooks[name].norm_bound
-        hooks[name], stored = measure_and_encode(
-            rows,
-            config.dtype,
-            norm_outlier_factor=config.norm_outlier_factor,
-            norm_bound=bound,
-            where=f"{name}, {shard_name(shard.number)}",
-        )
+    for name in work.proof.places:
+        activations = rows.take(name, order)
+        norms = row_norms(activations, f"{name}, {shard_name(shard.number)}")
+        is_first = shard.number == 0
+        bound = norm_bound(norms, config.norm_outlier_factor) if is_first else _read_record(folder, 0).hooks[name].bound
+        hooks[name], stored = measure_and_encode(activations, norms, config.dtype, bound)
         checksums[name] = write_shard(shard_path(folder, name, shard.number), stored)
-    dropped = Dropped(
-        first_position=sum(batch.n_dropped.first_position for batch in batches),
-        special_tokens=sum(batch.n_dropped.special_tokens for batch in batches),
-    )
     sizes = {part: shard_path(folder, part, shard.number).stat().st_size for part in checksums}
     record = ShardRecord(
-        split=shard.split, n_rows=n_rows, n_dropped=dropped, sha256=checksums, bytes=sizes, hooks=hooks
+        split=shard.split, n_rows=n_rows, n_dropped=rows.n_dropped, sha256=checksums, bytes=sizes, hooks=hooks
     )
     write_json(_record_path(folder, shard.number), record.model_dump(mode="json"))
 

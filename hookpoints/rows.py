@@ -5,6 +5,7 @@ from torch import Tensor
 
 from hookpoints.config import StorageDtype
 from hookpoints.manifest import HookRecord
+from hookpoints.outliers import NormBound, norm_histogram
 
 _INT8_LEVELS = 127
 _CHUNK_ROWS = 1024
@@ -31,14 +32,8 @@ def decode_rows(stored: dict[str, Tensor]) -> Tensor:
     return rows * stored["scale"][:, None] if "scale" in stored else rows
 
 
-def measure_and_encode(
-    rows: Tensor, dtype: StorageDtype, *, norm_outlier_factor: float | None, norm_bound: float | None, where: str
-) -> tuple[HookRecord, dict[str, Tensor]]:
-    """The record of one hook's rows ``[n_rows, d_in]`` in one shard, and the tensors that store them.
-
-    ``norm_bound`` None takes ``norm_outlier_factor`` times these rows' median norm. Each row's and each chunk's sums are
-    float32, those over chunks float64. Raises ValueError, naming ``where``, when a row is not finite.
-    """
+def row_norms(rows: Tensor, where: str) -> Tensor:
+    """``[n_rows]`` float32. Raises ValueError, naming ``where``, when a row is not finite."""
     norms = torch.cat([chunk.float().norm(dim=1) for chunk in rows.split(_CHUNK_ROWS)])
     if not bool(norms.isfinite().all()):
         bad = int((~norms.isfinite()).sum())
@@ -46,23 +41,41 @@ def measure_and_encode(
             f"{bad} of {len(rows)} rows of {where} hold NaN or infinity; the model overflows in its dtype: "
             "set model.dtype to bfloat16 or float32. Nothing of this shard was kept"
         )
-    if norm_bound is None and norm_outlier_factor is not None:
-        norm_bound = norm_outlier_factor * float(norms.median())
-    is_outlier = torch.zeros(len(rows), dtype=torch.bool) if norm_bound is None else norms > norm_bound
+    return norms
+
+
+def measure_and_encode(
+    rows: Tensor, norms: Tensor, dtype: StorageDtype, bound: NormBound | None
+) -> tuple[HookRecord, dict[str, Tensor]]:
+    """The record of one hook's rows ``[n_rows, d_in]`` in one shard, and the tensors that store them.
+
+    ``norms [n_rows]`` as of `row_norms`; rows over the bound are marked. Each row's and each chunk's sums are float32, those
+    over chunks float64.
+    """
+    is_outlier = torch.zeros(len(rows), dtype=torch.bool) if bound is None else norms > bound.value
     kept = rows[~is_outlier] if bool(is_outlier.any()) else rows
     kept_sum = torch.stack([chunk.float().sum(dim=0) for chunk in kept.split(_CHUNK_ROWS)]).double().sum(dim=0)
     kept_norms = norms[~is_outlier].double()
     stored = encode_rows(rows, dtype)
     record = HookRecord(
-        norm_bound=norm_bound,
+        norm_bound=None if bound is None else bound.value,
+        norm_gap=None if bound is None else bound.gap,
         n_outliers=int(is_outlier.sum()),
         sum=kept_sum.tolist(),
         sum_norm=float(kept_norms.sum()),
         sum_squared_norm=float(kept_norms.pow(2).sum()),
+        sum_squared_centred_norm=_squared_distance(kept, kept_sum / max(1, len(kept))),
         sum_squared_norm_all_rows=float(norms.double().pow(2).sum()),
+        largest_kept_norm=float(kept_norms.max()) if len(kept_norms) else 0.0,
+        norm_histogram=norm_histogram(norms),
         sum_squared_storage_error=_squared_storage_error(stored, rows),
     )
     return record, stored | {"outliers": is_outlier.nonzero()[:, 0]}
+
+
+def _squared_distance(rows: Tensor, centre: Tensor) -> float:
+    chunks = (chunk.float() - centre.float() for chunk in rows.split(_CHUNK_ROWS))
+    return sum(float(chunk.norm(dim=1).double().pow(2).sum()) for chunk in chunks)
 
 
 def _squared_storage_error(stored: dict[str, Tensor], rows: Tensor) -> float:

@@ -39,13 +39,13 @@ class HookStatistics(NamedTuple):
 
     mean: Tensor
     """``[d_in]`` float64."""
-    mean_norm: float
-    mean_squared_norm: float
+    mean_squared_centred_norm: float
+    """Mean of ||x - mean||^2."""
 
     @property
     def scale(self) -> float:
-        """The constant that makes the mean norm sqrt(d_in) (docs/method.md, "Rows")."""
-        return self.mean.shape[0] ** 0.5 / self.mean_norm
+        """The constant that makes the mean of ||x - mean||^2 equal to d_in (docs/method.md, "Rows")."""
+        return (self.mean.shape[0] / self.mean_squared_centred_norm) ** 0.5
 
 
 def shard_name(index: int) -> str:
@@ -104,10 +104,10 @@ class ActivationDataset:
         return self._hook(hook_name).d_in
 
     def statistics(self, hook_name: str) -> HookStatistics:
-        """Mean and norms of the training rows."""
+        """Mean and spread of the training rows."""
         hook = self._hook(hook_name)
         mean = torch.tensor(hook.mean, dtype=torch.float64)
-        return HookStatistics(mean, hook.mean_norm, hook.mean_squared_norm)
+        return HookStatistics(mean, hook.mean_squared_centred_norm)
 
     def shards(self, split: Split) -> list[int]:
         """Indices of a split's shards."""

@@ -3,8 +3,10 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer
 
-from hookpoints.capture import ActivationCapture, find_blocks
-from hookpoints.models import EmbeddedModel, load_model
+from hookpoints.blocks import find_blocks
+from hookpoints.capture import ActivationCapture
+from hookpoints.config import EmbeddedModel
+from hookpoints.models import load_model
 from hookpoints.sites import SITES, Hookpoint, Site
 from tests.models import N_LAYERS, TINY_MODELS, VOCABULARY, tiny_gemma2, tiny_language_model
 
@@ -42,8 +44,9 @@ def test_capture_stops_after_the_deepest_hookpoint(name):
     language_model = tiny_language_model(name)
     ran = []
     for block in find_blocks(language_model.model):
-        block.module.register_forward_pre_hook(lambda *_: ran.append(1))
+        block.register_forward_pre_hook(lambda *_: ran.append(1))
     with ActivationCapture(language_model.model, [Hookpoint("resid_pre", 0), Hookpoint("mlp_out", 1)]) as capture:
+        ran.clear()
         captured = capture.run(torch.ones(1, 4, dtype=torch.int64))
     assert len(ran) == 2
     assert list(captured) == ["blocks.0.hook_resid_pre", "blocks.1.hook_mlp_out"]

@@ -4,11 +4,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
-from hookpoints.capture import ActivationCapture
-from hookpoints.contexts import SPLITS, build_contexts, read_contexts, separating_mask
-from hookpoints.sites import Hookpoint
-from tests.models import TINY_MODELS, random_documents, tiny_language_model, tiny_tokenizer
+from hookpoints.contexts import (
+    SPLITS,
+    Contexts,
+    bos_token_ids,
+    build_contexts,
+    packed_batches,
+    padded_batches,
+    read_contexts,
+)
+from tests.models import random_documents, tiny_tokenizer
 
 LENGTH = 16
 
@@ -16,7 +23,7 @@ LENGTH = 16
 def build(folder, documents, **changes):
     settings = {
         "context_length": LENGTH,
-        "prepend_bos": False,
+        "prefix": [],
         "n_train": 10_000,
         "n_held_out": 10_000,
         "held_out_fraction": 0.3,
@@ -36,20 +43,19 @@ def pieces(contexts):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 1000), st.booleans())
-def test_packed_pieces_are_the_documents_in_order(tmp_path_factory, seed, prepend_bos):
+@given(st.integers(0, 1000), st.sampled_from([[], [1], [1, 0], [2, 1, 0]]))
+def test_packed_pieces_are_the_documents_in_order(tmp_path_factory, seed, prefix):
     folder = tmp_path_factory.mktemp("contexts")
     documents = random_documents(40, seed)
     tokenizer = tiny_tokenizer()
-    counts = build(folder, documents, seed=seed, prepend_bos=prepend_bos)
+    counts = build(folder, documents, seed=seed, prefix=prefix)
     seen: dict[int, list[int]] = {}
     split_of: dict[int, str] = {}
     for split in SPLITS:
         contexts = read_contexts(folder, split, 0, counts.of(split), LENGTH)
         for document, tokens in pieces(contexts):
-            if prepend_bos:
-                assert tokens[0] == tokenizer.bos_token_id
-                tokens = tokens[1:]
+            assert tokens[: len(prefix)] == prefix[: len(tokens)]
+            tokens = tokens[len(prefix) :]
             seen.setdefault(document, []).extend(tokens)
             assert split_of.setdefault(document, split) == split
     for document, tokens in seen.items():
@@ -69,27 +75,6 @@ def test_copies_of_a_document_fall_on_one_side(tmp_path):
     assert texts["train"].isdisjoint(texts["held_out"])
 
 
-@pytest.mark.parametrize("name", TINY_MODELS)
-def test_a_packed_document_is_computed_as_if_it_stood_alone(name, tmp_path):
-    language_model = tiny_language_model(name)
-    counts = build(tmp_path, random_documents(60, shortest=3, longest=9))
-    contexts = read_contexts(tmp_path, "train", 0, counts.train, LENGTH)
-    mask = separating_mask(contexts.position_ids, torch.float32)
-    assert mask is not None
-    hookpoint = Hookpoint("resid_post", 2)
-    with ActivationCapture(language_model.model, [hookpoint]) as capture, torch.inference_mode():
-        packed = capture.run(contexts.input_ids, mask, contexts.position_ids)[hookpoint.name]
-        for context, positions, activations in zip(contexts.input_ids, contexts.position_ids, packed, strict=True):
-            starts = (positions == 0).nonzero()[:, 0].tolist() + [LENGTH]
-            for start, stop in pairwise(starts):
-                alone = capture.run(context[None, start:stop])[hookpoint.name][0]
-                torch.testing.assert_close(activations[start:stop], alone, rtol=1e-4, atol=1e-4)
-
-
-def test_one_document_needs_no_mask():
-    assert separating_mask(torch.arange(LENGTH)[None].repeat(3, 1), torch.float32) is None
-
-
 def test_empty_corpus(tmp_path):
     with pytest.raises(ValueError, match="corpus is empty"):
         build(tmp_path, [])
@@ -101,18 +86,52 @@ def test_corpus_too_short_for_a_split(tmp_path):
         build(tmp_path, ["w1 w2 w3"])
 
 
-def test_bos_without_a_bos_token(tmp_path):
+def test_a_context_too_short_for_the_prefix(tmp_path):
+    with pytest.raises(ValueError, match=r"context_length is 2 and every piece starts with the 2 tokens.*raise it"):
+        build(tmp_path, ["w1"], context_length=2, prefix=[1, 2])
+
+
+def test_bos_follows_the_tokenizers_habit():
+    plain, habitual, two = tiny_tokenizer(), tiny_tokenizer(), tiny_tokenizer()
+    for tokenizer, template in ((habitual, "<s> $A"), (two, "</s> <s> $A </s>")):
+        special = [("<s>", 1), ("</s>", 2)]
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=special)  # pyright: ignore
+    assert bos_token_ids(plain, None) == []
+    assert bos_token_ids(plain, True) == [1]
+    assert bos_token_ids(habitual, None) == bos_token_ids(habitual, True) == [1]
+    assert bos_token_ids(habitual, False) == []
+    assert bos_token_ids(two, None) == [2, 1]
+
+
+def test_bos_without_a_bos_token():
     tokenizer = tiny_tokenizer()
     tokenizer.bos_token = None
     with pytest.raises(ValueError, match=r"prepend_bos.*no BOS token"):
-        build_contexts(
-            tmp_path,
-            ["w1"],
-            tokenizer,
-            context_length=4,
-            prepend_bos=True,
-            n_train=1,
-            n_held_out=1,
-            held_out_fraction=0.5,
-            seed=0,
-        )
+        bos_token_ids(tokenizer, True)
+    assert bos_token_ids(tokenizer, None) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=30), st.integers(1, 40))
+def test_batches_hold_every_token_once(lengths, batch_tokens):
+    """Packed or padded: each token of the contexts stands at one place, in its own piece, at its own position."""
+    position_ids = torch.cat([torch.arange(length) for length in lengths])
+    position_ids = torch.nn.functional.pad(position_ids, (0, -len(position_ids) % 8)).reshape(-1, 8)
+    position_ids[:, 0] = 0
+    for column in range(1, 8):
+        follows = position_ids[:, column] == 0
+        position_ids[:, column] = torch.where(follows, 0, position_ids[:, column - 1] + 1)
+    input_ids = torch.arange(position_ids.numel()).reshape(position_ids.shape)
+    contexts = Contexts(input_ids, position_ids, torch.zeros_like(position_ids).int())
+    for batches in (packed_batches(contexts, max(1, batch_tokens // 8)), padded_batches(contexts, batch_tokens)):
+        places = []
+        for batch in batches:
+            is_token = batch.place >= 0
+            places.append(batch.place[is_token])
+            assert torch.equal(batch.input_ids[is_token], batch.place[is_token])
+            expected = position_ids.flatten()[batch.place[is_token]]
+            columns = torch.arange(batch.place.shape[1]).expand_as(batch.place)
+            at = columns if batch.position_ids is None else batch.position_ids
+            assert torch.equal(at[is_token], expected)
+            assert batch.place.shape[0] == 1 or batch.place.numel() <= max(batch_tokens, 8)
+        assert torch.equal(torch.cat(places).sort().values, torch.arange(input_ids.numel()))

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from hookpoints.capture import ActivationCapture
 from hookpoints.config import HarvestConfig
-from hookpoints.contexts import read_contexts, separating_mask
+from hookpoints.contexts import read_contexts
 from hookpoints.corpus import FilesCorpus
 from hookpoints.harvest import harvest, is_complete
 from hookpoints.rows import decode_rows, encode_rows
@@ -58,9 +58,8 @@ def test_every_row_is_the_models_activation_of_its_token(tmp_path, corpus_file):
             rows = dataset.read(HOOK, index).activations
             first, last = int(tokens["sequence"].min()), int(tokens["sequence"].max()) + 1
             contexts = read_contexts(tmp_path / "contexts", split, first, last, 32)
-            mask = separating_mask(contexts.position_ids, torch.float32)
-            with ActivationCapture(language_model.model, [Hookpoint("mlp_out", 1)]) as capture, torch.inference_mode():
-                expected = capture.run(contexts.input_ids, mask, None if mask is None else contexts.position_ids)[HOOK]
+            with ActivationCapture(language_model.model, [Hookpoint("mlp_out", 1)]) as capture:
+                expected = capture.run(contexts.input_ids, contexts.position_ids)[HOOK]
             ids = contexts.input_ids[tokens["sequence"].long() - first]
             flat_position = _flat_positions(contexts, tokens, first)
             assert torch.equal(ids[torch.arange(len(ids)), flat_position], tokens["token_ids"].long())
@@ -106,11 +105,16 @@ def test_statistics_are_those_of_the_kept_training_rows(tmp_path, corpus_file):
     x = torch.cat(kept).double()
     statistics = dataset.statistics(HOOK)
     torch.testing.assert_close(statistics.mean, x.mean(dim=0))
-    assert statistics.mean_norm == pytest.approx(float(x.norm(dim=1).mean()), rel=1e-6)
-    assert statistics.mean_squared_norm == pytest.approx(float(x.pow(2).sum(dim=1).mean()), rel=1e-6)
+    hook = dataset.manifest.hooks[HOOK]
+    assert hook.mean_norm == pytest.approx(float(x.norm(dim=1).mean()), rel=1e-6)
+    assert hook.mean_squared_norm == pytest.approx(float(x.pow(2).sum(dim=1).mean()), rel=1e-6)
+    spread = (x - x.mean(dim=0)).pow(2).sum(dim=1).mean()
+    assert statistics.mean_squared_centred_norm == pytest.approx(float(spread), rel=1e-6)
+    assert hook.mean_energy_fraction == pytest.approx(float(x.mean(dim=0).norm() ** 2 / x.pow(2).sum(dim=1).mean()))
     first = dataset.read(HOOK, 0).activations.norm(dim=1)
-    assert dataset.manifest.hooks[HOOK].norm_bound == pytest.approx(1.2 * float(first.median()))
-    assert float((x * statistics.scale).norm(dim=1).mean()) == pytest.approx(D_MODEL**0.5)
+    assert hook.norm_bound == pytest.approx(1.2 * float(first.median()))
+    assert hook.norm_gap is None
+    assert float(spread) * statistics.scale**2 == pytest.approx(D_MODEL)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "int8"])
@@ -248,7 +252,7 @@ def test_harvest_of_another_model_into_the_same_folder(tmp_path, corpus_file):
 def test_nan_in_activations(tmp_path, corpus_file):
     language_model = tiny_language_model()
     language_model.model.get_parameter("model.layers.1.mlp.down_proj.weight")[3, 3] = float("nan")
-    with pytest.raises(ValueError, match=r"rows of blocks.1.hook_\w+, shard-00000 hold NaN or infinity.*model.dtype"):
+    with pytest.raises(ValueError, match=r"stream of LlamaForCausalLM holds NaN or infinity at block 1.*model.dtype"):
         run(tmp_path, corpus_file, language_model)
     assert not list(tmp_path.rglob("records/*"))
 

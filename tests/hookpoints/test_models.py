@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from core.devices import resolve_device, resolve_dtype
-from hookpoints.models import EmbeddedModel, LocalModel, content_hash, load_model, model_shape
+from hookpoints.config import EmbeddedModel, LocalModel
+from hookpoints.models import content_hash, load_model, model_shape
 from hookpoints.sites import Hookpoint, HookpointConfig, middle_layer, parse_hook_name, resolve_hookpoint
 from tests.models import D_MODEL, N_LAYERS, tiny_language_model
 
@@ -18,7 +19,7 @@ def test_local_model(tiny_model_folder):
 
 
 def test_folder_without_a_model(tmp_path):
-    with pytest.raises(ValueError, match=r"is no model folder \(no config.json in it\).*use hub: for a Hub id"):
+    with pytest.raises(ValueError, match=r"neither a folder with a config.json in it.*nor a GGUF file.*for a Hub id use hub:"):
         load_model(LocalModel(local=str(tmp_path)))
 
 
@@ -65,7 +66,7 @@ def test_unknown_device(device):
 
 
 def test_embedded_model_absent(monkeypatch):
-    monkeypatch.setattr("hookpoints.models._EMBEDDED_PACKAGE", "no-such-package")
+    monkeypatch.setattr("hookpoints.embedded._PACKAGE", "no-such-package")
     with pytest.raises(ValueError, match=r"needs the package no-such-package; run make install"):
         load_model(EmbeddedModel(embedded="smollm2-135m"))
 

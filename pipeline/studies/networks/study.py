@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from core.schema import Schema
 from hookpoints.config import HarvestConfig, LabelConfig
 from hookpoints.corpus import CorpusConfig
-from hookpoints.models import ModelConfig
+from hookpoints.config import ModelConfig
 from pipeline.studies.networks.methods import Method, RobustMethod
 from pipeline.study import Kind, Study
 from twolayer.config import CLASSIFICATION, LossName, TaskName

@@ -12,7 +12,7 @@ from pydantic_core import InitErrorDetails
 from core.schema import ChosenBy, Schema
 from hookpoints.config import HarvestConfig
 from hookpoints.corpus import CorpusConfig
-from hookpoints.models import ModelConfig
+from hookpoints.config import ModelConfig
 from pipeline.study import Kind, Study
 from saes.architectures import ARCHITECTURES
 from saes.architectures.base import Architecture, own_fields

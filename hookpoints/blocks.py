@@ -1,0 +1,67 @@
+"""Where the transformer blocks of a model are, and a run of it that a hook may end."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+    from transformers import PreTrainedModel
+
+
+class Stop(Exception):
+    """Raised by a hook to end the forward pass: everything wanted has been seen."""
+
+
+def find_blocks(model: "PreTrainedModel") -> list[nn.Module]:
+    """The blocks of the text decoder, in order: its list of as many modules as its configuration has layers.
+
+    Structure alone decides here; `hookpoints.anatomy` proves that a forward pass runs them so. Raises ValueError when the
+    model has no such list.
+    """
+    body = model.base_model
+    decoder = body.get_decoder() if hasattr(body, "get_decoder") else body
+    found = [module for module in decoder.modules() if isinstance(module, nn.ModuleList) and len(module) > 0]
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no list of blocks, so its hookpoints cannot be found")
+    config = getattr(decoder, "config", model.config).get_text_config(decoder=True)
+    counts = [getattr(config, name, None) for name in ("num_hidden_layers", "decoder_layers")]
+    of_right_length = [blocks for blocks in found if len(blocks) in counts]
+    return list((of_right_length or found)[0])
+
+
+def forward(model: "PreTrainedModel", input_ids: Tensor, position_ids: Tensor | None = None) -> None:
+    """The body of the model (without its head) on ``input_ids [batch, context]``, until it ends or a hook raises `Stop`.
+
+    ``position_ids [batch, context]`` that start anew inside a row say that several pieces are packed there.
+    """
+    extra = {} if position_ids is None else {"position_ids": position_ids}
+    with suppress(Stop), torch.inference_mode():
+        model.base_model(input_ids=input_ids, use_cache=False, **extra)
+
+
+@contextmanager
+def attached(handles: Iterable["RemovableHandle"]) -> Iterator[None]:
+    """Hooks that are gone after the block."""
+    held = list(handles)
+    try:
+        yield
+    finally:
+        for handle in held:
+            handle.remove()
+
+
+def first_tensor(*parts: Any) -> Tensor | None:
+    """The first tensor of floats with a position axis in what a module is given, or gives; None where there is none."""
+    for part in parts:
+        if isinstance(part, Tensor):
+            if part.is_floating_point() and part.ndim > 1:
+                return part
+            continue
+        inner = part.to_tuple() if hasattr(part, "to_tuple") else part
+        if isinstance(inner, tuple | list) and (found := first_tensor(*inner)) is not None:
+            return found
+    return None
