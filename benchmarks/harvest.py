@@ -13,11 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 from hookpoints.capture import ActivationCapture
 from hookpoints.config import HarvestConfig
-from hookpoints.contexts import read_contexts, separating_mask
+from hookpoints.contexts import packed_batches, read_contexts
 from hookpoints.corpus import EmbeddedCorpus
 from hookpoints.harvest import harvest
 from hookpoints.models import EmbeddedModel, LanguageModel, load_model
@@ -34,7 +32,7 @@ def settings(sites: list[Site], n_tokens: int) -> HarvestConfig:
 
 
 def bare_forward(language_model: LanguageModel, config: HarvestConfig, folder: Path) -> float:
-    """Tokens per second of the model alone, stopped after the deepest site, on the same contexts with the same masks."""
+    """Tokens per second of the model alone, stopped after the deepest site, on the same packed contexts."""
     model = language_model.model
     deepest = resolve_hookpoint(config.hookpoints[-1], language_model.n_layers)
     batches = []
@@ -43,13 +41,13 @@ def bare_forward(language_model: LanguageModel, config: HarvestConfig, folder: P
         for start in range(0, n_contexts, config.batch_contexts):
             stop = min(start + config.batch_contexts, n_contexts)
             contexts = read_contexts(folder / "contexts", split, start, stop, config.context_length)
-            batches.append((contexts, separating_mask(contexts.position_ids, model.dtype)))
-    started = time.perf_counter()
-    with ActivationCapture(model, [deepest]) as capture, torch.inference_mode():
-        for contexts, mask in batches:
-            capture.run(contexts.input_ids, mask, None if mask is None else contexts.position_ids)
-    seconds = time.perf_counter() - started
-    return sum(contexts.input_ids.numel() for contexts, _ in batches) / seconds
+            batches += packed_batches(contexts, config.batch_contexts)
+    with ActivationCapture(model, [deepest]) as capture:
+        started = time.perf_counter()
+        for batch in batches:
+            capture.run(batch.input_ids, batch.position_ids)
+        seconds = time.perf_counter() - started
+    return sum(batch.input_ids.numel() for batch in batches) / seconds
 
 
 def whole_harvest(language_model: LanguageModel, config: HarvestConfig, folder: Path) -> float:

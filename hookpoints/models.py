@@ -1,6 +1,7 @@
 """Loading causal language models: from the Hub, from a folder, or the one that a package embeds."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -46,7 +47,14 @@ class LanguageModel(NamedTuple):
 
 def model_shape(config: ModelConfig) -> ModelShape:
     """Depth, width and parameter count from the model's configuration alone (no weights are read)."""
-    return _shape(_pretrained_config(config), trust_remote_code=_trusts_remote_code(config))
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    pretrained = _pretrained_config(config)
+    with torch.device("meta"), _readable_errors(config), quiet_transformers():
+        model = AutoModelForCausalLM.from_config(pretrained, trust_remote_code=_trusts_remote_code(config))
+    width = int(pretrained.get_text_config(decoder=True).hidden_size)
+    return ModelShape(len(find_blocks(model)), width, sum(p.numel() for p in model.parameters()))
 
 
 def load_model(config: ModelConfig) -> LanguageModel:
@@ -64,7 +72,10 @@ def load_model(config: ModelConfig) -> LanguageModel:
     weight_options = {**options, "quantization_config": dense_gguf()} if "gguf_file" in options else options
     tokenizer = load_tokenizer(config)
     with _readable_errors(config), quiet_transformers():
-        model = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, **weight_options)
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            location, dtype=dtype, output_loading_info=True, **weight_options
+        )
+    _check_weights(config, sorted(loading["missing_keys"]))
     model.eval().requires_grad_(False)
     try:
         model.to(device=device)  # pyright: ignore[reportCallIssue]
@@ -140,14 +151,13 @@ def _check_memory(config: ModelConfig, dtype: "torch.dtype", device: "torch.devi
         )
 
 
-def _shape(pretrained: "PreTrainedConfig", *, trust_remote_code: bool) -> ModelShape:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"), quiet_transformers():
-        model = AutoModelForCausalLM.from_config(pretrained, trust_remote_code=trust_remote_code)
-    width = int(pretrained.get_text_config(decoder=True).hidden_size)
-    return ModelShape(len(find_blocks(model)), width, sum(p.numel() for p in model.parameters()))
+def _check_weights(config: ModelConfig, missing: list[str]) -> None:
+    """transformers fills what a checkpoint lacks with random numbers, and says so only in its log."""
+    if missing:
+        raise ValueError(
+            f"model {model_id(config)} lacks {len(missing)} of its parameters, {missing[0]} for one: its files are incomplete, "
+            "of another architecture, or quantised in a way that this version of transformers does not read"
+        )
 
 
 def _pretrained_config(config: ModelConfig) -> "PreTrainedConfig":
@@ -211,9 +221,9 @@ def _why_not_loaded(name: str, error: Exception) -> str:
             f"{name} ships its own Python code, which is not run unless the study says so: "
             "set model.trust_remote_code: true if you trust it"
         )
-    if said.startswith("Unrecognized configuration class"):  # what follows lists every class there is
+    if unknown := re.match(r"Unrecognized configuration class <class '[\w.]*?(\w+)'>", said):
         return (
-            f"{name} is no causal language model that transformers knows ({said.split(' for this kind')[0]}): dipole reads "
+            f"{name} is no causal language model that transformers knows (its configuration is a {unknown[1]}): dipole reads "
             "decoders that predict the next token, not encoder-decoders or encoders"
         )
     if isinstance(error, ImportError):
