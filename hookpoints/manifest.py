@@ -205,8 +205,8 @@ def parse_record(kind: type[Record], path: Path) -> Record:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"])) or "the whole file"
         raise ValueError(
-            f"{path} is not what this version of dipole writes ({place}: {problem['msg']}); delete it and run dipole harvest "
-            "again: it makes what is missing"
+            f"{path} is not what this version of dipole writes ({place}: {problem['msg']}): it is damaged, or an earlier "
+            "version made it; set activations to another folder, or delete this one and run dipole harvest again"
         ) from error
 
 
@@ -271,6 +271,7 @@ def _hook_entry(name: str, records: list[ShardRecord]) -> HookEntry:
     train, held_out = _kept(name, "train", records), _kept(name, "held_out", records)
     everything = [record.hooks[name] for record in records]
     squared = sum(entry.sum_squared_norm_all_rows for entry in everything)
+    error = sum(entry.sum_squared_storage_error for entry in everything)
     histogram: Counter[int] = Counter()
     for entry in everything:
         histogram.update(dict(entry.norm_histogram))
@@ -284,7 +285,7 @@ def _hook_entry(name: str, records: list[ShardRecord]) -> HookEntry:
         mean_norm=sum(entry.sum_norm for entry in train.entries) / train.n_rows,
         mean_squared_norm=sum(entry.sum_squared_norm for entry in train.entries) / train.n_rows,
         mean_squared_centred_norm=train.squared_distance / train.n_rows,
-        storage_relative_error=(sum(entry.sum_squared_storage_error for entry in everything) / squared) ** 0.5,
+        storage_relative_error=(error / squared) ** 0.5 if squared else 0.0,
         mean=train.mean.tolist(),
         held_out_mean=held_out.mean.tolist(),
     )

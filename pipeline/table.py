@@ -11,7 +11,7 @@ from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
 from pipeline.study import Study
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of the columns of eval.csv."""
 _FORMATS = {
     ".1f": ["L0"],

@@ -18,7 +18,7 @@ _LEAST_L0 = 1e-3
 
 
 class SAELearner:
-    """Trains one SAE on raw activations, which it scales so that their mean norm is sqrt(d_in).
+    """Trains one SAE on raw activations, which it multiplies by a constant.
 
     Args:
         cfg: the SAE.

@@ -9,7 +9,7 @@ import pandas as pd
 from core.files import write_atomically
 from eval.page.sections import Section, write_page
 from eval.page.static import write_figures
-from hookpoints.manifest import Manifest
+from hookpoints.manifest import HookEntry, Manifest
 
 VERDICTS = "verdicts.csv"
 
@@ -62,23 +62,36 @@ def write_table(path: Path, table: pd.DataFrame) -> Path:
 
 def activation_facts(manifest: Manifest) -> list[tuple[str, str]]:
     """What a manifest says, for people."""
-    dropped = manifest.n_dropped
+    dropped, capture = manifest.n_dropped, manifest.capture
+    start = "no BOS token" if not capture.bos_token_ids else f"BOS token {', '.join(map(str, capture.bos_token_ids))}"
+    how = "packed" if capture.packing.is_packed else "one in a row"
     facts = [
         ("Model", f"{manifest.model} ({manifest.revision}), computed in {manifest.model_dtype}"),
         ("Model hash", manifest.model_hash),
         ("Corpus", f"{manifest.corpus}, {manifest.n_documents:,} documents read, {manifest.n_tokens:,} tokens"),
+        ("Pieces of documents", f"{how} ({capture.packing.reason}), starting with {start}"),
         ("Rows", f"{manifest.n_rows['train']:,} for training, {manifest.n_rows['held_out']:,} held out"),
         ("Rows dropped", f"{dropped.first_position:,} first positions, {dropped.special_tokens:,} special tokens"),
     ]
     n_rows = sum(manifest.n_rows.values())
     for name, hook in manifest.hooks.items():
-        bound = "no norm filter" if hook.norm_bound is None else f"norm over {hook.norm_bound:.4g}"
-        text = (
-            f"d_in {hook.d_in}, mean norm {hook.mean_norm:.4g}, {hook.n_outliers:,} of {n_rows:,} rows left out "
-            f"({bound}), relative storage error {hook.storage_relative_error:.2g}"
-        )
-        facts.append((name, text))
+        facts.append((name, _hook_facts(hook, n_rows)))
     return facts
+
+
+def _hook_facts(hook: HookEntry, n_rows: int) -> str:
+    if hook.norm_bound is None:
+        bound = "no norm filter"
+    elif hook.norm_gap is None:
+        bound = f"norm over {hook.norm_bound:.4g}, a multiple of the median"
+    else:
+        bound = f"norm over {hook.norm_bound:.4g}, in the gap from {hook.norm_gap[0]:.4g} to {hook.norm_gap[1]:.4g}"
+    return (
+        f"d_in {hook.d_in}, mean norm {hook.mean_norm:.4g}, {hook.n_outliers:,} of {n_rows:,} rows left out ({bound}); the "
+        f"mean holds {hook.mean_energy_fraction:.1%} of the energy; the largest row kept weighs up to "
+        f"{hook.largest_kept_norm**2 / hook.mean_squared_centred_norm:,.0f} average rows in R² (||x||² over the mean of "
+        f"||x - mean||²); relative storage error {hook.storage_relative_error:.2g}"
+    )
 
 
 def closing_sections(study: StudyFacts, first_facts: Sequence[tuple[str, str]] = ()) -> list[Section]:

@@ -1,6 +1,6 @@
 """Metrics of a trained SAE on held-out activations: one definition each, streaming."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from eval.metrics import RSquared, values
+from eval.saes.spread import Spread, held_out_rows, held_out_spread
 from hookpoints.shards import ActivationDataset
 from saes.sae import SAE
 
-_ROWS_PER_STEP = 4096
 _ANTIPODAL_COSINE = -0.9
 _COSINE_CHUNK = 2048
 
@@ -26,13 +26,23 @@ class Rows(NamedTuple):
     x_hat: Tensor
     """``[n, d_in]``."""
 
+    def only(self, chosen: Tensor) -> "Rows":
+        """Rows that ``chosen [n]`` marks."""
+        return self if bool(chosen.all()) else Rows(*(part[chosen] for part in self))
+
 
 class Batch:
-    """Some held-out rows as an SAE sees them, with and without the norm outliers."""
+    """Some held-out rows as an SAE sees them: all, those that the norm filter keeps, and those without the top rows."""
 
-    def __init__(self, everything: Rows, is_outlier: Tensor) -> None:
+    def __init__(self, everything: Rows, is_outlier: Tensor, spread: Spread) -> None:
         self.everything = everything
-        self.kept = Rows(*(part[~is_outlier] for part in everything)) if bool(is_outlier.any()) else everything
+        self.kept = everything.only(~is_outlier)
+        self._spread = spread
+
+    @cached_property
+    def without_top(self) -> Rows:
+        """Kept rows but for the hundredth that lies farthest from the mean."""
+        return self.kept.only(~self._spread.is_top(self.kept.x))
 
     @cached_property
     def n_positive(self) -> Tensor:
@@ -46,7 +56,7 @@ class Batch:
 
 
 class SAEMetric(Protocol):
-    """A column of an evaluation of SAEs; all but two leave the norm outliers out."""
+    """A column of an evaluation of SAEs; columns that name no other rows leave the norm outliers out."""
 
     name: str
 
@@ -61,20 +71,31 @@ class SAEMetric(Protocol):
 
 
 class ReconstructionR2:
-    """`RSquared` of reconstructions, over the rows that the norm-outlier filter keeps, or over all of them."""
+    """`RSquared` of reconstructions, over some of the rows of each batch."""
 
-    def __init__(self, name: str, *, all_rows: bool) -> None:
+    def __init__(self, name: str, rows: Callable[[Batch], Rows]) -> None:
         self.name = name
-        self._all_rows = all_rows
+        self._rows = rows
         self._r_squared = RSquared(name)
 
     def update(self, batch: Batch) -> None:
-        rows = batch.everything if self._all_rows else batch.kept
+        rows = self._rows(batch)
         self._r_squared.update(rows.x, rows.x_hat)
 
     @property
     def value(self) -> float:
         return self._r_squared.value
+
+
+class TopShare:
+    """Share of SST that the top rows hold: the hundredth of the kept rows that lies farthest from their mean."""
+
+    def __init__(self, name: str, spread: Spread) -> None:
+        self.name = name
+        self.value = spread.top_share
+
+    def update(self, batch: Batch) -> None:
+        """A property of the rows alone, known before."""
 
 
 class _Firings:
@@ -200,12 +221,14 @@ class RowCount:
         self.value += len(batch.everything.x) - n_kept if self._outliers else n_kept
 
 
-def sae_metrics(W_dec: Tensor, centre: Tensor, *, min_fires: int) -> list[SAEMetric]:
+def sae_metrics(W_dec: Tensor, centre: Tensor, spread: Spread, *, min_fires: int) -> list[SAEMetric]:
     """The columns of an evaluation, in order. ``centre [d_in]``: mean of the training rows."""
     return [
         L0("l0"),
-        ReconstructionR2("r_squared", all_rows=False),
-        ReconstructionR2("r_squared_all_rows", all_rows=True),
+        ReconstructionR2("r_squared", lambda batch: batch.kept),
+        ReconstructionR2("r_squared_all_rows", lambda batch: batch.everything),
+        ReconstructionR2("r_squared_without_top_1_percent", lambda batch: batch.without_top),
+        TopShare("top_1_percent_share_of_sst", spread),
         DeadFraction("dead_fraction"),
         BipolarFraction("bipolar_fraction", min_fires=min_fires),
         PolarityBalance("polarity_balance"),
@@ -225,10 +248,11 @@ def evaluate(sae: SAE, dataset: ActivationDataset, hook_name: str, *, min_fires:
             "it was trained on another model or hookpoint"
         )
     device = sae.b_dec.device
-    metrics = sae_metrics(sae.W_dec, dataset.statistics(hook_name).mean.to(device), min_fires=min_fires)
+    spread = held_out_spread(dataset, hook_name)
+    metrics = sae_metrics(sae.W_dec, dataset.statistics(hook_name).mean.to(device), spread, min_fires=min_fires)
     for x, is_outlier in held_out_rows(dataset, hook_name, device):
         latents = sae.encode(x)
-        measure(metrics, Batch(Rows(x, latents, sae.decode(latents)), is_outlier))
+        measure(metrics, Batch(Rows(x, latents, sae.decode(latents)), is_outlier, spread))
     return values(metrics)
 
 
@@ -236,15 +260,3 @@ def measure(metrics: Sequence[SAEMetric], batch: Batch) -> None:
     """Update every metric."""
     for metric in metrics:
         metric.update(batch)
-
-
-def held_out_rows(
-    dataset: ActivationDataset, hook_name: str, device: torch.device | str
-) -> Iterable[tuple[Tensor, Tensor]]:
-    """Pieces of the held-out rows ``[n, d_in]`` with ``[n]`` bool that marks norm outliers."""
-    for index in dataset.shards("held_out"):
-        rows = dataset.read(hook_name, index)
-        for x, is_outlier in zip(
-            rows.activations.split(_ROWS_PER_STEP), rows.is_outlier.split(_ROWS_PER_STEP), strict=True
-        ):
-            yield x.to(device), is_outlier.to(device)

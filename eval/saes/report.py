@@ -7,15 +7,17 @@ import numpy as np
 import pandas as pd
 
 from eval.page.charts import TICKS, Chart, Curve
+from eval.page.norms import NORMS_NOTE, norm_charts
 from eval.page.report import VERDICTS, Report, StudyFacts, activation_facts, closing_sections
 from eval.page.sections import Section, Verdict, table_for_people
 from eval.saes.families import Family, Selector, families
-from eval.saes.verdicts import compare_all, sentences, verdict_table
+from eval.saes.verdicts import compare_all, concentration, sentences, verdict_table
 from hookpoints.manifest import Manifest
 
 _COLUMN_NOTE = (
     "One row per SAE; click a column's name to sort. R² is 1 - SSE/SST on held-out documents, about the mean of the same "
-    "rows; r_squared_all_rows counts norm outliers too. L0 counts non-zero latents of either sign. A latent is dead when "
+    "rows; r_squared_all_rows counts norm outliers too, r_squared_without_top_1_percent leaves out the hundredth of the rows "
+    "that lies farthest from their mean. L0 counts non-zero latents of either sign. A latent is dead when "
     "it fires on none of n_tokens."
 )
 _FIRST_COLUMNS = [
@@ -66,16 +68,22 @@ def sae_report(
 ) -> Report:
     """From the rows of `eval.csv`; ``compare`` as in `eval.saes.families.pairs`."""
     verdicts = verdict_table(compare_all(table, compare))
-    said = [Verdict(title, of) for title, of in sentences(verdicts).items()]
+    said = [Verdict(title, of) for title, of in sentences(verdicts).items()] or [Verdict("", [_NO_PAIR])]
+    warnings = [Verdict(title, of) for title, of in concentration(table).items()]
     sections = [
-        Section("Verdicts", verdicts=said or [Verdict("", [_NO_PAIR])]),
+        Section("Verdicts", verdicts=warnings + said),
         Section(
             "Fronts",
             note="Lines join the seed means; a band spans the lowest and highest seed.",
             figures=fronts(families(table)),
         ),
         Section("SAEs", note=_COLUMN_NOTE, table=table_for_people(table, _FIRST_COLUMNS, "sae_id")),
-        Section("Activations", facts=activation_facts(provenance.manifest)),
+        Section(
+            "Activations",
+            note=NORMS_NOTE,
+            figures=norm_charts(provenance.manifest),
+            facts=activation_facts(provenance.manifest),
+        ),
         *closing_sections(provenance.study, [(f"stopped: {one}", why) for one, why in provenance.stopped.items()]),
     ]
     title = f"{provenance.study.name}: sparse autoencoders compared"

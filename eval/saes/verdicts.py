@@ -6,9 +6,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from eval.saes.families import Family, Selector, families, pairs
+from eval.saes.spread import DECISIVE_SHARE
 from eval.saes.pareto import Curve, Dominance, dead_fraction_ratio, dominance, mean_dead_fraction, mean_front
 
 MATCHED_L0 = 64.0
+_LEAST_TELLING_L0 = 8.0
+"""Below it an SAE explains so little that fronts there tell little about it."""
+_LEAST_TELLING_OVERLAP = 2.0
+"""As a ratio of L0."""
 
 
 class Comparison(NamedTuple):
@@ -90,6 +95,7 @@ def _sentences(row: dict[str, Any]) -> list[str]:
     if row["l0_low"] is None:
         return [*said, f"{a} and {b} share no range of L0, so their fronts cannot be compared; widen the lambda sweep."]
     said.append(_dominance_sentence(row))
+    said += _reservations(row)
     said.append(_interval_sentence(row))
     at_a, at_b = row["r_squared_a_at_64"], row["r_squared_b_at_64"]
     if at_a is None:
@@ -112,6 +118,27 @@ def _sentences(row: dict[str, Any]) -> list[str]:
     return said
 
 
+def concentration(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Warnings of hooks whose R² a few rows decide, from the rows of `eval.csv`: by title, a sentence each."""
+    said: dict[str, list[str]] = {}
+    for hook_name, rows in table.groupby("hook_name", sort=False):
+        share = float(rows["top_1_percent_share_of_sst"].max())
+        if share > DECISIVE_SHARE:
+            said[f"{hook_name}: a few rows decide R²"] = [
+                f"1 % of the held-out rows hold {share:.0%} of the sum of squares that R² is measured against, so R² says "
+                f"mostly how those are reconstructed: {_range(rows['r_squared'])} with them, "
+                f"{_range(rows['r_squared_without_top_1_percent'])} without.",
+                "Attention sinks do that: see the norms below, and set harvest.prepend_bos or a lower "
+                "harvest.norm_outlier_factor.",
+            ]
+    return said
+
+
+def _range(values: "pd.Series[float]") -> str:
+    low, high = float(values.min()), float(values.max())
+    return f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
+
+
 def _matched(a: Curve, b: Curve) -> tuple[float, float] | None:
     if len(a.l0) == 0 or len(b.l0) == 0:
         return None
@@ -128,6 +155,21 @@ def _dominance_sentence(row: dict[str, Any]) -> str:
     if row["gap_maximum"] < 0:
         return f"{b} strictly dominates {a} {where}: {gap}."
     return f"Neither dominates {where}: {a} lies above {b} on {row['share_positive']:.0%} of that range, {gap}."
+
+
+def _reservations(row: dict[str, Any]) -> list[str]:
+    """Where the fronts are compared tells little by itself."""
+    low, high = row["l0_low"], row["l0_high"]
+    said = []
+    if high <= _LEAST_TELLING_L0:
+        said.append(f"This says little: below L0 of {_LEAST_TELLING_L0:g} too few latents fire; sweep lower lambdas.")
+    elif low < _LEAST_TELLING_L0:
+        said.append(f"Below L0 of {_LEAST_TELLING_L0:g} this says little: too few latents fire there.")
+    if high < _LEAST_TELLING_OVERLAP * low:
+        said.append(
+            f"This says little: the fronts share less than a factor of {_LEAST_TELLING_OVERLAP:g} in L0; widen the sweeps."
+        )
+    return said
 
 
 def _interval_sentence(row: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from eval.page.report import write_report
 from eval.saes import metrics
 from eval.saes.families import labels
 from eval.saes.report import Provenance, sae_report
-from eval.saes.verdicts import sentences
+from eval.saes.verdicts import concentration, sentences
 from hookpoints.models import model_shape
 from hookpoints.shards import ActivationDataset
 from hookpoints.sites import resolve_hookpoint
@@ -22,7 +22,7 @@ from pipeline.run_dir import RunDirectory
 from pipeline.studies.saes.banks import STOPPED, bank_units
 from pipeline.studies.saes.study import SAESpec, SAEStudy
 from pipeline.study import Summary
-from pipeline.table import for_people, read_evaluation, require_trained, study_facts, without_nan, write_evaluation
+from pipeline.table import SCHEMA_VERSION, for_people, read_evaluation, require_trained, study_facts, without_nan, write_evaluation
 from pipeline.units import Product, Unit, make_missing, missing_products
 from saes.architectures import architecture_of
 from saes.io import read_sae
@@ -70,6 +70,8 @@ def evaluate(study: SAEStudy, run: RunDirectory) -> None:
     evaluations = [_evaluation(study, run, dataset, spec, of_sae[spec.sae_id]) for spec in specs]
     make_missing(evaluations, title="eval", counted="SAEs")
     write_evaluation(study, run, _rows(study, run, specs))
+    for title, said in concentration(read_evaluation(run)).items():
+        say(f"eval: warning: {title}. {said[0]}")
 
 
 def report(study: SAEStudy, run: RunDirectory) -> None:
@@ -106,7 +108,8 @@ def costs(study: SAEStudy) -> list[tuple[str, str]]:
 
 def summary(run: RunDirectory) -> Summary:
     """The table of SAEs, and the verdicts that the report holds."""
-    return Summary(for_people(read_evaluation(run), _SHOWN), _verdicts(run.verdicts_csv))
+    table = read_evaluation(run)
+    return Summary(for_people(table, _SHOWN), concentration(table) | _verdicts(run.verdicts_csv))
 
 
 def _verdicts(path: Path) -> dict[str, list[str]]:
@@ -132,7 +135,12 @@ def _stopped(run: RunDirectory, specs: list[SAESpec]) -> dict[str, str]:
 
 def _evaluation(study: SAEStudy, run: RunDirectory, dataset: ActivationDataset, spec: SAESpec, sae: Product) -> Unit:
     folder = _folder(run, spec.sae_id)
-    needs = {"sae": sae.fingerprint, "rows": provenance_needs(dataset.manifest), "min_fires": study.eval.min_fires}
+    needs = {
+        "sae": sae.fingerprint,
+        "rows": provenance_needs(dataset.manifest),
+        "min_fires": study.eval.min_fires,
+        "columns": SCHEMA_VERSION,
+    }
     product = Product(spec.sae_id, needs, [folder / _EVALUATION], may_be_redone=True)
 
     def make(*_: object) -> None:
