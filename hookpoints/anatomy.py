@@ -69,6 +69,7 @@ class Refusal(NamedTuple):
 
 
 Anatomy = dict[Site, Place | Refusal]
+_INNER: tuple[Site, ...] = ("resid_mid", "attn_out", "mlp_out")
 
 
 class _Added(NamedTuple):
@@ -85,10 +86,8 @@ def anatomy(model: "PreTrainedModel", block: nn.Module, recorder: BlockRecorder)
         "resid_post": Place(terms=[Term(module="", end="output")]),
     }
     parts = _Parts(model, block, recorder)
-    for attempt in _attempts(parts):
-        if attempt is not None:
-            return ends | attempt
-    return ends | {"resid_mid": Refusal(_NO_EQUATION), "attn_out": Refusal(_NO_EQUATION), "mlp_out": Refusal(_NO_EQUATION)}
+    found = next((attempt for attempt in _attempts(parts) if attempt is not None), None)
+    return ends | (found or dict.fromkeys(_INNER, Refusal(_NO_EQUATION)))
 
 
 def _attempts(parts: "_Parts") -> Iterator[Anatomy | None]:
@@ -120,13 +119,13 @@ class _Parts:
         """Of the innermost part around a tensor that has one; else of what ran before it since the stream was at ``start``."""
         names = tap.module.split(".")
         paths = [".".join(names[:length]) for length in range(len(names), 0, -1)]
-        own = next((self._roles[path] for path in paths if path in self._roles), None)
+        own: Role | None = next((self._roles[path] for path in paths if path in self._roles), None)
         if own is not None:
             return own
         ran = {self._roles.get(name) for name in self._recorder.began(start.order, tap.order) - self._norms}
-        mixers = ran & {"attention", "recurrence"}
+        mixers: list[Role] = [role for role, _ in _ROLES if role in ran and role != "mlp"]
         if len(mixers) == 1:
-            return mixers.pop()
+            return mixers[0]
         return "mlp" if not mixers and start is not self.pre else None
 
     def added(self, start: Tap, end: Tap, n_terms: int) -> _Added | None:
@@ -248,7 +247,7 @@ def _roles(model: "PreTrainedModel", block: nn.Module) -> dict[str, Role]:
     found: dict[str, Role] = {}
     for path, module in block.named_modules():
         kind = type(module).__name__
-        own = kind[len(os.path.commonprefix([kind, type(model).__name__])) :]
+        own = kind[len(os.path.commonprefix([kind, type(model).__name__])) :]  # noqa: RUF071 (of names, not of paths)
         known = role(path.rpartition(".")[2]) or role(own) or (None if "norm" in kind.lower() else role(kind))
         if path and known:
             found[path] = known

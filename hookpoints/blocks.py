@@ -22,12 +22,13 @@ def find_blocks(model: "PreTrainedModel") -> list[nn.Module]:
     Structure alone decides here; `hookpoints.anatomy` proves that a forward pass runs them so. Raises ValueError when the
     model has no such list.
     """
-    body = model.base_model
-    decoder = body.get_decoder() if hasattr(body, "get_decoder") else body
+    body: Any = model.base_model
+    decoder: nn.Module = body.get_decoder() if hasattr(body, "get_decoder") else body
     found = [module for module in decoder.modules() if isinstance(module, nn.ModuleList) and len(module) > 0]
     if not found:
         raise ValueError(f"{type(model).__name__} has no list of blocks, so its hookpoints cannot be found")
-    config = getattr(decoder, "config", model.config).get_text_config(decoder=True)
+    config: Any = getattr(decoder, "config", model.config)
+    config = config.get_text_config(decoder=True)
     counts = [getattr(config, name, None) for name in ("num_hidden_layers", "decoder_layers")]
     of_right_length = [blocks for blocks in found if len(blocks) in counts]
     return list((of_right_length or found)[0])

@@ -169,8 +169,7 @@ def _check_chain(name: str, layer: int, recorders: Mapping[int, BlockRecorder]) 
     if layer + 1 not in recorders:
         return
     gave, given = recorders[layer].stream_out, recorders[layer + 1].stream_in
-    assert gave is not None and given is not None
-    if not torch.equal(gave, given):
+    if gave is None or given is None or not torch.equal(gave, given):
         raise ValueError(
             f"what block {layer} of {name} gives is not what block {layer + 1} is given, so the list that was taken for its "
             "blocks does not carry the residual stream"

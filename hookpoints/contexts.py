@@ -84,7 +84,10 @@ def build_contexts(
     n_documents = 0
     partial = {split: folder / f"{split}.bin{TEMPORARY_SUFFIX}" for split in SPLITS}
     with partial["train"].open("wb") as train, partial["held_out"].open("wb") as held_out:
-        packers = {"train": _Packer(train, context_length, prefix), "held_out": _Packer(held_out, context_length, prefix)}
+        packers = {
+            "train": _Packer(train, context_length, prefix),
+            "held_out": _Packer(held_out, context_length, prefix),
+        }
         for text, tokens in _tokenised(documents, tokenizer):
             document_digest = hashlib.sha256(text.encode("utf8")).digest()
             digest.update(document_digest)
@@ -129,11 +132,10 @@ def bos_token_ids(tokenizer: "PreTrainedTokenizerBase", prepend_bos: bool | None
     """
     if prepend_bos is False:
         return []
-    text = tokenizer("a", add_special_tokens=False)["input_ids"]
-    with_special = tokenizer("a", add_special_tokens=True)["input_ids"]
-    assert isinstance(text, list) and isinstance(with_special, list)
+    text = list[int](tokenizer("a", add_special_tokens=False)["input_ids"])
+    with_special = list[int](tokenizer("a", add_special_tokens=True)["input_ids"])
     starts = [n for n in range(len(with_special)) if with_special[n : n + len(text)] == text]
-    habit: list[int] = with_special[: starts[0]] if starts else []
+    habit = with_special[: starts[0]] if starts else []
     if habit or prepend_bos is None:
         return habit
     if tokenizer.bos_token_id is None:
@@ -157,7 +159,9 @@ class ModelBatch(NamedTuple):
 def packed_batches(contexts: Contexts, batch_contexts: int) -> Iterator[ModelBatch]:
     """Whole contexts as they are packed, ``batch_contexts`` at a time."""
     place = torch.arange(contexts.input_ids.numel()).reshape(contexts.input_ids.shape)
-    batches = zip(*(part.split(batch_contexts) for part in (contexts.input_ids, contexts.position_ids, place)), strict=True)
+    batches = zip(
+        *(part.split(batch_contexts) for part in (contexts.input_ids, contexts.position_ids, place)), strict=True
+    )
     for input_ids, position_ids, where in batches:
         holds_pieces = int((position_ids == 0).sum()) > len(position_ids)
         yield ModelBatch(input_ids, position_ids if holds_pieces else None, where)

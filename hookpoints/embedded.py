@@ -1,6 +1,6 @@
 """The model that a package embeds as a GGUF file, converted once to a folder that loads in a second.
 
-    python -m hookpoints.embedded     convert it now (make install does)
+python -m hookpoints.embedded     convert it now (make install does)
 """
 
 import importlib.metadata

@@ -55,7 +55,10 @@ def find_sum(
     chosen = tuple(groups[best].tolist())
     may_be_free = n_terms == 1 and rounding <= _FLOAT32_ROUNDING
     known = [_known(float(factor), rounding, multipliers) for factor in factors[best]]
-    exact = [fitted if near is None and may_be_free else near for near, fitted in zip(known, factors[best].tolist(), strict=True)]
+    exact = [
+        fitted if near is None and may_be_free else near
+        for near, fitted in zip(known, factors[best].tolist(), strict=True)
+    ]
     if None in exact:
         return None
     return _checked(change, tensors, chosen, tuple(factor for factor in exact if factor is not None), rounding)

@@ -15,24 +15,10 @@ import torch
 from core.files import remove_partial_files, write_json
 from hookpoints.capture import ActivationCapture
 from hookpoints.config import SPLITS, HarvestConfig, Split
-from hookpoints.contexts import (
-    TOKEN_DTYPE,
-    ContextCounts,
-    bos_token_ids,
-    build_contexts,
-    read_contexts,
-)
+from hookpoints.contexts import TOKEN_DTYPE, ContextCounts, bos_token_ids, build_contexts, read_contexts
 from hookpoints.corpus import CorpusConfig, documents
 from hookpoints.identity import check_identity, identity_of
-from hookpoints.manifest import (
-    MANIFEST,
-    CaptureProof,
-    HookRecord,
-    ShardRecord,
-    add_up,
-    parse_record,
-    read_manifest,
-)
+from hookpoints.manifest import MANIFEST, CaptureProof, HookRecord, ShardRecord, add_up, parse_record, read_manifest
 from hookpoints.models import LanguageModel
 from hookpoints.outliers import norm_bound
 from hookpoints.packing import prove_packing

@@ -72,9 +72,10 @@ def load_model(config: ModelConfig) -> LanguageModel:
     weight_options = {**options, "quantization_config": dense_gguf()} if "gguf_file" in options else options
     tokenizer = load_tokenizer(config)
     with _readable_errors(config), quiet_transformers():
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             location, dtype=dtype, output_loading_info=True, **weight_options
         )
+    model, loading = loaded
     _check_weights(config, sorted(loading["missing_keys"]))
     model.eval().requires_grad_(False)
     try:
@@ -227,5 +228,7 @@ def _why_not_loaded(name: str, error: Exception) -> str:
             "decoders that predict the next token, not encoder-decoders or encoders"
         )
     if isinstance(error, ImportError):
-        return f"{name} needs a package that is not installed: {said} Install it, or use the model's unquantised weights"
+        return (
+            f"{name} needs a package that is not installed: {said} Install it, or use the model's unquantised weights"
+        )
     return f"{name} cannot be loaded: {said}"

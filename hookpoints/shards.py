@@ -107,7 +107,9 @@ class ActivationDataset:
         """Mean and spread of the training rows. Raises ValueError where they are all alike: there is nothing to learn."""
         hook = self._hook(hook_name)
         if not hook.mean_squared_centred_norm > 0:
-            raise ValueError(f"every training row of {hook_name} in {self.folder} is the same; choose another hookpoint")
+            raise ValueError(
+                f"every training row of {hook_name} in {self.folder} is the same; choose another hookpoint"
+            )
         mean = torch.tensor(hook.mean, dtype=torch.float64)
         return HookStatistics(mean, hook.mean_squared_centred_norm)
 

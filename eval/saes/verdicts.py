@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from eval.saes.families import Family, Selector, families, pairs
-from eval.saes.spread import DECISIVE_SHARE
 from eval.saes.pareto import Curve, Dominance, dead_fraction_ratio, dominance, mean_dead_fraction, mean_front
+from eval.saes.spread import DECISIVE_SHARE
 
 MATCHED_L0 = 64.0
 _LEAST_TELLING_L0 = 8.0
@@ -122,20 +123,24 @@ def concentration(table: pd.DataFrame) -> dict[str, list[str]]:
     """Warnings of hooks whose R² a few rows decide, from the rows of `eval.csv`: by title, a sentence each."""
     said: dict[str, list[str]] = {}
     for hook_name, rows in table.groupby("hook_name", sort=False):
-        share = float(rows["top_1_percent_share_of_sst"].max())
+        share = max(_values(rows, "top_1_percent_share_of_sst"))
         if share > DECISIVE_SHARE:
             said[f"{hook_name}: a few rows decide R²"] = [
                 f"1 % of the held-out rows hold {share:.0%} of the sum of squares that R² is measured against, so R² says "
-                f"mostly how those are reconstructed: {_range(rows['r_squared'])} with them, "
-                f"{_range(rows['r_squared_without_top_1_percent'])} without.",
+                f"mostly how those are reconstructed: {_range(_values(rows, 'r_squared'))} with them, "
+                f"{_range(_values(rows, 'r_squared_without_top_1_percent'))} without.",
                 "Attention sinks do that: see the norms below, and set harvest.prepend_bos or a lower "
                 "harvest.norm_outlier_factor.",
             ]
     return said
 
 
-def _range(values: "pd.Series[float]") -> str:
-    low, high = float(values.min()), float(values.max())
+def _values(rows: pd.DataFrame, column: str) -> list[float]:
+    return rows[column].to_numpy(dtype=np.float64).tolist()
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
     return f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
 
 

@@ -68,41 +68,36 @@ class Family(NamedTuple):
     """Blocks that ran before the first of the ``hidden_states``."""
 
 
-_PLAIN = (
-    "apertus arcee aria_text bitnet bloom cohere ctrl cwm diffllama doge ernie4_5 flex_olmo gemma gemma4_unified_text "
-    "glm glm4 gpt-sw3 gpt2 gpt_bigcode gpt_neox gpt_neox_japanese granitemoe helium hunyuan_v1_dense hunyuan_v1_moe "
-    "hyperclovax internlm3 iquestcoder jais2 jetmoe llama ministral ministral3 mpt nanochat nemotron olmo olmo2 "
-    "persimmon phi phimoe seed_oss smollm3 stablelm vaultgemma biogpt opt xglm olmo_hybrid "
-    "granite_swa granitemoe_swa cpmant hrm_text xlm deepseek_v4 qwen3"
-).split()
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
+_PLAIN = _names("""
+    apertus arcee aria_text biogpt bitnet bloom cohere cpmant ctrl cwm deepseek_v4 diffllama doge ernie4_5 flex_olmo gemma
+    gemma4_unified_text glm glm4 gpt-sw3 gpt2 gpt_bigcode gpt_neox gpt_neox_japanese granite_swa granitemoe granitemoe_swa helium
+    hrm_text hunyuan_v1_dense hunyuan_v1_moe hyperclovax internlm3 iquestcoder jais2 jetmoe llama ministral ministral3 mpt
+    nanochat nemotron olmo olmo2 olmo_hybrid opt persimmon phi phimoe qwen3 seed_oss smollm3 stablelm vaultgemma xglm xlm
+""")
+_MIXTURES = _names("""
+    afmoe bailing_hybrid beam cohere2_moe ernie4_5_moe exaone_moe flint glm4_moe hy_v3 kolibri1 laguna mellum mimo_v2_flash
+    minimax_m2 olmoe qwen2_moe qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next solar_open
+""")
+_WINDOWED = _names("cohere2 exaone4 gemma2 gemma3_text mistral mixtral modernbert-decoder olmo3 phi3 starcoder2")
+_LATENT = _names("axk1 deepseek_v2 deepseek_v3 glm4_moe_lite minicpm3 youtu")
 FAMILIES: dict[str, Family] = {
     **{name: Family() for name in _PLAIN},
-    **{
-        name: Family(_EXPERTS)
-        for name in (
-            "afmoe beam cohere2_moe ernie4_5_moe exaone_moe flint glm4_moe hy_v3 kolibri1 laguna mellum minimax_m2 olmoe "
-            "mimo_v2_flash qwen2_moe qwen3_moe qwen3_next qwen3_5_moe_text qwen3_5_text bailing_hybrid solar_open"
-        ).split()
-    },
-    **{
-        name: Family(_LATENT_ATTENTION)
-        for name in "axk1 deepseek_v2 deepseek_v3 glm4_moe_lite minicpm3 youtu".split()
-    },
-    **{
-        name: Family(_WINDOW)
-        for name in (
-            "mistral mixtral phi3 starcoder2 gemma2 gemma3_text cohere2 exaone4 olmo3 modernbert-decoder"
-        ).split()
-    },
-    **{name: Family({"is_decoder": True}, modules=_BERT) for name in "bert roberta camembert electra".split()},
-    **{name: Family({"is_decoder": True}) for name in "megatron-bert roberta-prelayernorm".split()},
-    **{name: Family(hidden_states_begin_after=1) for name in "mamba falcon_mamba".split()},
-    **{name: Family({"rotary_dim": 4}) for name in "codegen gptj".split()},
+    **{name: Family(_EXPERTS) for name in _MIXTURES},
+    **{name: Family(_LATENT_ATTENTION) for name in _LATENT},
+    **{name: Family(_WINDOW) for name in _WINDOWED},
+    **{name: Family({"is_decoder": True}, modules=_BERT) for name in ["bert", "roberta", "camembert", "electra"]},
+    **{name: Family({"is_decoder": True}) for name in ["megatron-bert", "roberta-prelayernorm"]},
+    **{name: Family(hidden_states_begin_after=1) for name in ["mamba", "falcon_mamba"]},
+    **{name: Family({"rotary_dim": 4}) for name in ["codegen", "gptj"]},
     **{
         name: Family({**_ENCODER_DECODER, "is_decoder": True}, modules=_POST_NORM)
-        for name in "bart marian mvp blenderbot-small plbart".split()
+        for name in ["bart", "marian", "mvp", "blenderbot-small", "plbart"]
     },
-    **{name: Family(_ENCODER_DECODER) for name in "blenderbot mbart pegasus whisper".split()},
+    **{name: Family(_ENCODER_DECODER) for name in ["blenderbot", "mbart", "pegasus", "whisper"]},
     "bamba": Family({**_MAMBA, "attn_layer_indices": [1, 3]}),
     "bert (encoder)": Family(modules=_BERT),
     "dbrx": Family(

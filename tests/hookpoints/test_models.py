@@ -19,7 +19,9 @@ def test_local_model(tiny_model_folder):
 
 
 def test_folder_without_a_model(tmp_path):
-    with pytest.raises(ValueError, match=r"neither a folder with a config.json in it.*nor a GGUF file.*for a Hub id use hub:"):
+    with pytest.raises(
+        ValueError, match=r"neither a folder with a config.json in it.*nor a GGUF file.*for a Hub id use hub:"
+    ):
         load_model(LocalModel(local=str(tmp_path)))
 
 

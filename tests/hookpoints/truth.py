@@ -60,12 +60,21 @@ def truth(model: PreTrainedModel, name: str, layer: int, input_ids: Tensor) -> d
             parameter.zero_()
     without_both = hidden_states(model, input_ids, name)[layer + 1]
     block.load_state_dict(kept)
-    after, mid, before = states[layer + 1], without_mlp, without_both
-    assert after is not None and mid is not None and before is not None
-    return sites | {"resid_mid": mid, "attn_out": mid - before, "mlp_out": after - mid}
+    after = states[layer + 1]
+    assert after is not None
+    assert without_mlp is not None
+    assert without_both is not None
+    inner: dict[Site, Tensor | None] = {
+        "resid_mid": without_mlp,
+        "attn_out": without_mlp - without_both,
+        "mlp_out": after - without_mlp,
+    }
+    return sites | inner
 
 
-def _outputs(model: PreTrainedModel, block: nn.Module, modules: Mapping[str, str], input_ids: Tensor) -> dict[Any, Tensor]:
+def _outputs(
+    model: PreTrainedModel, block: nn.Module, modules: Mapping[str, str], input_ids: Tensor
+) -> dict[Any, Tensor]:
     found: dict[Any, Tensor] = {}
 
     def keep(site: str):
@@ -117,7 +126,9 @@ def judge(name: str) -> Verdict:
             said[site].append(_compare(value, expected.get(site)))
         if found:
             _check_together(model, layer, found, input_ids)
-    return Verdict(type(model).__name__, {site: _summary(of_layers) for site, of_layers in said.items()}, _rows(model, name))
+    return Verdict(
+        type(model).__name__, {site: _summary(of_layers) for site, of_layers in said.items()}, _rows(model, name)
+    )
 
 
 def _check_together(model: PreTrainedModel, layer: int, alone: Mapping[Site, Tensor], input_ids: Tensor) -> None:
@@ -210,9 +221,7 @@ def table() -> str:
     exact = sum(cell.startswith("exact") for cell in cells)
     wrong = sum("WRONG" in cell for cell in cells)
     refused = len(cells) - exact - wrong
-    counts = (
-        f"Of {len(cells)} sites {exact} are exact (some in part of the blocks), {refused} are refused and {wrong} are wrong."
-    )
+    counts = f"Of {len(cells)} sites {exact} are exact (some in part of the blocks), {refused} are refused and {wrong} are wrong."
     head = _HEAD.format(
         n=len(verdicts),
         version=transformers.__version__,

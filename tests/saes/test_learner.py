@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from hookpoints.shards import HookStatistics
 from saes.architectures import Gated
 from saes.architectures.gated import calibrate, dense_gradients
 from saes.config import LearnerConfig, schedule
@@ -51,6 +52,40 @@ def test_training_reconstructs_held_out_rows(variant):
         explained = 1 - (x - sae.decode(latents)).pow(2).sum() / (x - x.mean(dim=0)).pow(2).sum()
     assert explained > 0.7
     assert (latents != 0).float().sum(dim=1).mean() < 14
+
+
+@pytest.mark.parametrize("variant", VARIANTS[:2])
+@pytest.mark.parametrize(("factor", "offset"), [(1.0, 40.0), (300.0, 0.0), (0.01, -2.0)])
+def test_lambda_means_the_same_wherever_the_rows_lie(variant, factor, offset):
+    """Adding a constant vector to every row, or multiplying all by a constant, changes neither L0 nor R²."""
+    direction = torch.randn(D_IN, generator=torch.Generator().manual_seed(9))
+
+    def l0_and_r_squared(factor: float, offset: float) -> tuple[float, float]:
+        def moved(n_rows: int, seed: int) -> torch.Tensor:
+            return factor * (sparse_signed_data(n_rows, seed) + offset * direction)
+
+        x = moved(4096, 0).double()
+        statistics = HookStatistics(x.mean(dim=0), float((x - x.mean(dim=0)).square().sum(dim=1).mean()))
+        one = SAELearner(
+            architecture(variant, D_IN, D_SAE),
+            LearnerConfig(init_l0=6.0, learning_rate=3e-3),
+            sparsity_coefficient=0.5,
+            n_steps=100,
+            seed=0,
+            mean=statistics.mean,
+            scale=statistics.scale,
+        )
+        for step in range(100):
+            one.step(moved(512, step))
+        sae, held_out = one.trained_sae(), moved(2000, 10_000)
+        with torch.no_grad():
+            latents = sae.encode(held_out)
+            rest = (held_out - sae.decode(latents)).square().sum() / (held_out - held_out.mean(dim=0)).square().sum()
+        return float((latents != 0).float().sum(dim=1).mean()), 1 - float(rest)
+
+    usual, other = l0_and_r_squared(1.0, 0.0), l0_and_r_squared(factor, offset)
+    assert other[0] == pytest.approx(usual[0], rel=0.02)
+    assert other[1] == pytest.approx(usual[1], abs=0.005)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

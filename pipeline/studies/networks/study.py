@@ -6,9 +6,8 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from core.schema import Schema
-from hookpoints.config import HarvestConfig, LabelConfig
+from hookpoints.config import HarvestConfig, LabelConfig, ModelConfig
 from hookpoints.corpus import CorpusConfig
-from hookpoints.config import ModelConfig
 from pipeline.studies.networks.methods import Method, RobustMethod
 from pipeline.study import Kind, Study
 from twolayer.config import CLASSIFICATION, LossName, TaskName

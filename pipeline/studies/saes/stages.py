@@ -22,7 +22,15 @@ from pipeline.run_dir import RunDirectory
 from pipeline.studies.saes.banks import STOPPED, bank_units
 from pipeline.studies.saes.study import SAESpec, SAEStudy
 from pipeline.study import Summary
-from pipeline.table import SCHEMA_VERSION, for_people, read_evaluation, require_trained, study_facts, without_nan, write_evaluation
+from pipeline.table import (
+    SCHEMA_VERSION,
+    for_people,
+    read_evaluation,
+    require_trained,
+    study_facts,
+    without_nan,
+    write_evaluation,
+)
 from pipeline.units import Product, Unit, make_missing, missing_products
 from saes.architectures import architecture_of
 from saes.io import read_sae

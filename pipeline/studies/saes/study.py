@@ -10,9 +10,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, create_
 from pydantic_core import InitErrorDetails
 
 from core.schema import ChosenBy, Schema
-from hookpoints.config import HarvestConfig
+from hookpoints.config import HarvestConfig, ModelConfig
 from hookpoints.corpus import CorpusConfig
-from hookpoints.config import ModelConfig
 from pipeline.study import Kind, Study
 from saes.architectures import ARCHITECTURES
 from saes.architectures.base import Architecture, own_fields

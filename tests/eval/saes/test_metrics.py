@@ -1,3 +1,6 @@
+from types import SimpleNamespace
+from typing import NamedTuple, cast
+
 import pytest
 import torch
 
@@ -13,6 +16,9 @@ from eval.saes.metrics import (
     evaluate,
     measure,
 )
+from eval.saes.spread import Spread, held_out_spread
+from hookpoints.shards import ActivationDataset
+from hookpoints.shards import Rows as StoredRows
 from tests.eval.test_metrics import r_squared
 from tests.hookpoints.test_harvest import HOOK
 from tests.hookpoints.test_harvest import run as run_harvest
@@ -21,7 +27,8 @@ from tests.saes.common import VARIANTS, random_sae
 
 def batch(x, latents, x_hat, is_outlier=None) -> Batch:
     nothing = torch.zeros(len(latents), dtype=torch.bool)
-    return Batch(Rows(x, latents, x_hat), nothing if is_outlier is None else is_outlier)
+    spread = Spread(torch.zeros(x.shape[1], dtype=torch.float64), float("inf"), 0.0)
+    return Batch(Rows(x, latents, x_hat), nothing if is_outlier is None else is_outlier, spread)
 
 
 def of_latents(*pieces: torch.Tensor):
@@ -84,6 +91,11 @@ def test_evaluate_equals_the_formulas_on_all_rows_at_once(tmp_path, corpus_file)
     assert got["n_tokens"] == int(kept.sum())
     assert got["r_squared"] == pytest.approx(r_squared(x[kept], x_hat[kept]))
     assert got["r_squared_all_rows"] == pytest.approx(r_squared(x, x_hat))
+    distance = (x[kept].double() - x[kept].double().mean(dim=0)).square().sum(dim=1)
+    top = distance >= distance.sort(descending=True).values[-(-len(distance) // 100) - 1]
+    assert int(top.sum()) == -(-int(kept.sum()) // 100)
+    assert got["top_1_percent_share_of_sst"] == pytest.approx(float(distance[top].sum() / distance.sum()))
+    assert got["r_squared_without_top_1_percent"] == pytest.approx(r_squared(x[kept][~top], x_hat[kept][~top]))
     assert got["l0"] == pytest.approx(float((latents[kept] != 0).double().sum(dim=1).mean()))
     assert got["dead_fraction"] == pytest.approx(float((latents[kept] == 0).all(dim=0).double().mean()))
     both = ((latents[kept] > 0).sum(dim=0) >= 3) & ((latents[kept] < 0).sum(dim=0) >= 3)
@@ -94,3 +106,34 @@ def test_sae_of_another_width(tmp_path, corpus_file):
     dataset = run_harvest(tmp_path, corpus_file)
     with pytest.raises(ValueError, match=r"d_in 12 and blocks.1.hook_mlp_out has width 32: it was trained on another"):
         evaluate(random_sae(VARIANTS[0]), dataset, HOOK)
+
+
+class _Held(NamedTuple):
+    """As much of an `ActivationDataset` as the spread of held-out rows reads."""
+
+    rows: torch.Tensor
+
+    @property
+    def manifest(self):
+        mean = self.rows.double().mean(dim=0).tolist()
+        return SimpleNamespace(hooks={HOOK: SimpleNamespace(held_out_mean=mean)})
+
+    def shards(self, _split):
+        return [0]
+
+    def read(self, _hook_name, _index):
+        return StoredRows(self.rows, torch.zeros(len(self.rows), dtype=torch.bool))
+
+    def __hash__(self):
+        return id(self.rows)
+
+
+def test_the_rows_that_decide_r_squared_are_found():
+    """Five rows of a thousand, forty times as far from the mean as the others, hold most of SST."""
+    rows = torch.randn(1000, 32, generator=torch.Generator().manual_seed(0))
+    rows[::200] *= 40
+    spread = held_out_spread(cast(ActivationDataset, _Held(rows)), HOOK)
+    expected = (rows.double() - rows.double().mean(dim=0)).square().sum(dim=1)
+    assert spread.top_share == pytest.approx(float(expected.topk(10).values.sum() / expected.sum()))
+    assert spread.top_share > 0.8
+    assert spread.is_top(rows).nonzero()[:, 0].tolist() == expected.topk(10).indices.sort().values.tolist()

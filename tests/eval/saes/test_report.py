@@ -8,10 +8,12 @@ import pytest
 from eval.page.report import ReportFiles, StudyFacts, write_report
 from eval.saes.families import families, labels
 from eval.saes.report import Provenance, sae_report
-from eval.saes.verdicts import compare_all, sentences, verdict_table
+from eval.saes.verdicts import compare_all, concentration, sentences, verdict_table
+from hookpoints.anatomy import Place, Term
 from hookpoints.config import HarvestConfig
 from hookpoints.corpus import EmbeddedCorpus
-from hookpoints.manifest import Dropped, HookEntry, Manifest
+from hookpoints.manifest import CaptureProof, Dropped, HookEntry, Manifest
+from hookpoints.packing import Packing
 from hookpoints.sites import HookpointConfig
 from saes.architectures import Gated, SignAwareGated
 from saes.config import LearnerConfig
@@ -37,6 +39,8 @@ def table(n_seeds: int = 3, gap: float = 0.05) -> pd.DataFrame:
             "l0": l0 + seed,
             "r_squared": 0.3 + 0.1 * np.log(l0) + advantage + 0.001 * seed,
             "r_squared_all_rows": 0.5,
+            "r_squared_without_top_1_percent": 0.4,
+            "top_1_percent_share_of_sst": 0.05,
             "dead_fraction": 0.2 - advantage,
             "bipolar_fraction": 0.5,
             "polarity_balance": 0.2,
@@ -63,12 +67,19 @@ def provenance() -> Provenance:
     hook = HookEntry(
         d_in=576,
         norm_bound=300.0,
+        norm_gap=(90.0, 1000.0),
+        norm_histogram=[(28, 100_000), (29, 140_000), (30, 9_997), (60, 3)],
+        largest_kept_norm=89.0,
         n_outliers=3,
         mean_norm=31.0,
         mean_squared_norm=1000.0,
+        mean_squared_centred_norm=900.0,
         storage_relative_error=0.0,
         mean=[0.0] * 576,
+        held_out_mean=[0.0] * 576,
     )
+    packing = Packing(is_packed=True, reason="proved", error=0.0, tolerance=1e-4, probe_length=48)
+    place = Place(terms=[Term(module="mlp", end="output")])
     manifest = Manifest(
         model="smollm2-135m",
         revision="local",
@@ -78,6 +89,7 @@ def provenance() -> Provenance:
         corpus="python-docs",
         corpus_config=EmbeddedCorpus(embedded="python-docs"),
         harvest=HarvestConfig(hookpoints=[HookpointConfig(site="mlp_out")], n_tokens=250_000),
+        capture=CaptureProof(places=dict.fromkeys(HOOKS, place), packing=packing, bos_token_ids=[1]),
         corpus_hash="2" * 64,
         n_documents=449,
         n_contexts={"train": 900, "held_out": 100},
@@ -126,6 +138,45 @@ def test_verdict_sentences():
 )
 def test_other_verdicts(gap, n_seeds, expected):
     assert expected in said_of(table(n_seeds, gap))
+
+
+def with_l0(low: float, high: float) -> pd.DataFrame:
+    """Both families swept over one range of L0."""
+    frame = table(n_seeds=1)
+    l0 = {2.5: high, 5.0: (low * high) ** 0.5, 10.0: low}
+    frame["l0"] = [l0[coefficient] for coefficient in frame["sparsity_coefficient"]]
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (1.5, 7.0, "This says little: below L0 of 8"),
+        (5.0, 40.0, "Below L0 of 8 this says little"),
+        (20.0, 35.0, "share less than a factor of 2 in L0"),
+        (10.0, 40.0, None),
+    ],
+)
+def test_a_verdict_says_where_it_says_little(low, high, expected):
+    said = said_of(with_l0(low, high))
+    assert "strictly dominates" in said
+    assert ("says little" in said) == (expected is not None)
+    assert (expected or "") in said
+
+
+def test_r_squared_that_a_few_rows_decide_is_said():
+    frame = table()
+    assert concentration(frame) == {}
+    of_hook = frame["hook_name"] == HOOKS[1]
+    frame.loc[of_hook, "top_1_percent_share_of_sst"] = 0.78
+    frame.loc[of_hook, "r_squared"] = 0.95
+    frame.loc[of_hook, "r_squared_without_top_1_percent"] = 0.76
+    said = concentration(frame)
+    assert list(said) == [f"{HOOKS[1]}: a few rows decide R²"]
+    assert "1 % of the held-out rows hold 78%" in next(iter(said.values()))[0]
+    assert "0.950 with them, 0.760 without" in next(iter(said.values()))[0]
+    verdicts = sae_report(frame, provenance()).sections[0].verdicts
+    assert "a few rows decide" in verdicts[0].title
 
 
 def test_no_dead_latents_at_all():
@@ -200,7 +251,7 @@ def test_files(report):
     page = report.html.read_text(encoding="utf8")
     assert "study &lt;1&gt;" in page
     assert "loss is nan at step 3" in page
-    assert page.count("Plotly.newPlot(") == 4
+    assert page.count("Plotly.newPlot(") == 6
     assert page.count("plotly.js v") == 1
 
 
@@ -209,8 +260,8 @@ def test_files(report):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser(report, width):
     with opened(report.html, width) as page:
-        assert page.locator(".xtitle").all_text_contents() == ["L0 (latents per token)"] * 4
-        assert {"R² on held-out tokens (1 = perfect)", "Dead fraction (share of latents)"} == set(
+        assert page.locator(".xtitle").all_text_contents() == [*["L0 (latents per token)"] * 4, *["||x||"] * 2]
+        assert {"R² on held-out tokens (1 = perfect)", "Dead fraction (share of latents)", "Share of rows"} == set(
             page.locator(".ytitle").all_text_contents()
         )
         assert sorts_both_ways(page, "l0")

@@ -260,7 +260,7 @@ def test_a_run_of_an_earlier_version_is_evaluated_and_reported(finished, tmp_pat
     table.drop(columns=new).to_csv(copy / "eval.csv", index=False)
     result = dipole("report", tmp_path / "study.yaml")
     assert result.exit_code == 2
-    assert "has columns of version 1, this dipole reads 2; run dipole eval again" in result.output
+    assert "has columns of version 1, this dipole reads 3; run dipole eval again" in result.output
     before = weights(copy)
     result = dipole("run", tmp_path / "study.yaml")
     assert result.exit_code == 0, result.output
