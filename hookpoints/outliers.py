@@ -27,8 +27,8 @@ class NormBound(NamedTuple):
 def norm_bound(norms: Tensor, factor: float | None) -> NormBound | None:
     """The bound for rows like these ``[n_rows]``: in the lowest gap, or ``factor`` times the median where there is none.
 
-    None without a factor, which switches the filter off, and where the median is 0. The geometric mean of a gap's sides, so
-    that rows of other shards fall on the same side.
+    None without a factor, which switches the filter off, and where the median is 0. In a gap it is the geometric mean of its
+    sides, so that rows of other shards fall on the same side; never more than ``factor`` times the median.
     """
     ordered = norms.double().sort().values
     median = float(ordered[(len(ordered) - 1) // 2]) if len(ordered) else 0.0
@@ -47,7 +47,7 @@ def norm_bound(norms: Tensor, factor: float | None) -> NormBound | None:
         return NormBound(factor * median, None)
     first = int(is_gap.nonzero()[0])
     below, above = float(low[first]), float(high[first])
-    return NormBound((below * above) ** 0.5, (below, above))
+    return NormBound(min((below * above) ** 0.5, factor * median), (below, above))
 
 
 def norm_histogram(norms: Tensor) -> list[tuple[int, int]]:

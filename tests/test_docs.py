@@ -100,13 +100,13 @@ def test_examples_of_the_how_to_are_valid_studies():
 def test_every_setting_has_a_description():
     from pydantic import BaseModel
 
-    from hookpoints import config, corpus, manifest, models, sites
+    from hookpoints import anatomy, config, corpus, manifest, packing, sites
     from pipeline.studies.networks import methods
     from pipeline.studies.networks import study as of_networks
     from pipeline.studies.saes import study as of_saes
     from pipeline.studies.xor import study as of_xor
 
-    for module in (config, corpus, manifest, models, sites, methods, of_networks, of_saes, of_xor):
+    for module in (anatomy, config, corpus, manifest, packing, sites, methods, of_networks, of_saes, of_xor):
         for schema in vars(module).values():
             if isinstance(schema, type) and issubclass(schema, BaseModel):
                 for name, field in schema.model_fields.items():

@@ -40,6 +40,8 @@ class Chart(NamedTuple):
     """Where the page's axis has numbers; the drawing library chooses unless given."""
     from_zero: bool = False
     """Whether the y axis begins at 0."""
+    x_range: tuple[float, float] | None = None
+    """Ends of the x axis; the data's unless given."""
 
 
 class Histogram(NamedTuple):

@@ -1,6 +1,7 @@
 """Charts drawn by plotly, for the page."""
 
 from collections.abc import Sequence
+from math import log10
 from typing import TYPE_CHECKING, Any
 
 from eval.page.charts import BAND_OPACITY, GRID, HISTOGRAM_OPACITY, Chart, Curve, Figure, Histogram, colour
@@ -39,6 +40,8 @@ def _chart(chart: Chart) -> "go.Figure":
     y: dict[str, Any] = {"title": {"text": chart.y_label}}
     if chart.log_x:
         x["type"] = "log"
+    if chart.x_range is not None:
+        x["range"] = [log10(end) if chart.log_x else end for end in chart.x_range]
     if chart.x_ticks is not None:
         x["tickvals"] = list(chart.x_ticks)
     if chart.log_y:

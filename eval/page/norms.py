@@ -24,9 +24,19 @@ def norm_charts(manifest: Manifest) -> list[Chart]:
             log_x=True,
             log_y=True,
             markers=False,
+            x_range=_range(hook),
         )
         for hook_name, hook in manifest.hooks.items()
     ]
+
+
+def _range(hook: HookEntry) -> tuple[float, float] | None:
+    """From a bin below the smallest norm to a bin above the largest and the bound."""
+    bins = [number for number, _ in hook.norm_histogram]
+    if not bins:
+        return None
+    bound = hook.norm_bound or 0.0
+    return 10 ** ((min(bins) - 1) / BINS_PER_DECADE), max(10 ** ((max(bins) + 2) / BINS_PER_DECADE), 1.1 * bound)
 
 
 def _curves(hook: HookEntry) -> list[Curve]:

@@ -57,6 +57,8 @@ def _draw_chart(axes: "Axes", chart: Chart) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
+    if chart.x_range is not None:
+        axes.set_xlim(*chart.x_range)
     if chart.from_zero:
         axes.set_ylim(bottom=0)
 
