@@ -111,7 +111,12 @@ def test_the_text_blocks_of_a_model_that_sees(tmp_path):
     """A vision tower with as many blocks as the text model comes first among its modules."""
     text = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"], "head_dim": 8}
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    special: dict[str, Any] = {"image_token_index": 90, "boi_token_index": 91, "eoi_token_index": 92, "mm_tokens_per_image": 4}
+    special: dict[str, Any] = {
+        "image_token_index": 90,
+        "boi_token_index": 91,
+        "eoi_token_index": 92,
+        "mm_tokens_per_image": 4,
+    }
     config = Gemma3Config(
         text_config={**shape, **text, "num_key_value_heads": 2, "vocab_size": 96, "pad_token_id": 0, "bos_token_id": 1},
         vision_config={**shape, "image_size": 28, "patch_size": 14},

@@ -1,0 +1,49 @@
+import json
+
+import pytest
+import torch
+
+from hookpoints.capture import ActivationCapture
+from hookpoints.models import LanguageModel
+from hookpoints.sites import Hookpoint, HookpointConfig
+from tests.hookpoints.families import tiny
+from tests.hookpoints.test_harvest import HOOK, run
+from tests.models import tiny_tokenizer
+
+
+@pytest.mark.filterwarnings("ignore")  # of transformers, that its kernels are not installed
+@pytest.mark.parametrize("family", ["mamba", "gpt_oss", "opt"])
+def test_pieces_that_a_model_does_not_keep_apart_stand_in_rows_of_their_own(tmp_path, corpus_file, family):
+    """Recurrent, or masks without positions: the rows are those of each piece alone, the same tokens whatever the batches."""
+    name = "blocks.1.hook_resid_post"
+    model = tiny(family)
+    language_model = LanguageModel(model, tiny_tokenizer(), family, "local")
+    changes = {
+        "hookpoints": [HookpointConfig(site="resid_post", layer=1)],
+        "n_tokens": 2048,
+        "drop_first_position": False,
+    }
+    dataset = run(tmp_path / "a", corpus_file, language_model, **changes)
+    assert not dataset.manifest.capture.packing.is_packed
+    others = run(tmp_path / "b", corpus_file, language_model, **changes, batch_tokens=70)
+    for index in range(len(dataset.manifest.shards)):
+        tokens, rows = dataset.read_tokens(index), dataset.read(name, index).activations
+        assert all(torch.equal(tokens[key], value) for key, value in others.read_tokens(index).items())
+        torch.testing.assert_close(rows, others.read(name, index).activations, rtol=1e-3, atol=1e-3)
+    with ActivationCapture(model, [Hookpoint("resid_post", 1)]) as capture:
+        piece = (tokens["sequence"] == tokens["sequence"][0]) & (tokens["document"] == tokens["document"][0])
+        order = tokens["position"][piece].argsort()
+        alone = capture.run(tokens["token_ids"][piece][order].long()[None])[name][0]
+    torch.testing.assert_close(rows[piece][order], alone, rtol=1e-3, atol=1e-3)
+
+
+def test_a_folder_begun_with_another_proof(tmp_path, corpus_file):
+    """As another version of transformers might give it."""
+    run(tmp_path, corpus_file)
+    (tmp_path / "manifest.json").unlink()
+    path = tmp_path / "capture.json"
+    proof = json.loads(path.read_text())
+    proof["places"][HOOK]["terms"][0]["module"] = "mlp.down_proj"
+    path.write_text(json.dumps(proof))
+    with pytest.raises(ValueError, match=r"begun with another proof of capture.*set activations to another folder"):
+        run(tmp_path, corpus_file)
