@@ -30,6 +30,7 @@ def test_pieces_that_a_model_does_not_keep_apart_stand_in_rows_of_their_own(tmp_
         tokens, rows = dataset.read_tokens(index), dataset.read(name, index).activations
         assert all(torch.equal(tokens[key], value) for key, value in others.read_tokens(index).items())
         torch.testing.assert_close(rows, others.read(name, index).activations, rtol=1e-3, atol=1e-3)
+    tokens, rows = dataset.read_tokens(0), dataset.read(name, 0).activations
     with ActivationCapture(model, [Hookpoint("resid_post", 1)]) as capture:
         piece = (tokens["sequence"] == tokens["sequence"][0]) & (tokens["document"] == tokens["document"][0])
         order = tokens["position"][piece].argsort()
