@@ -7,11 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_ROUNDINGS = 4
-"""A sum holds when it is off by fewer roundings of the stream than this ..."""
-_LARGEST_SHARE = 0.2
-"""... and by less than this share of what is added: else it says nothing of it."""
-
+_MOST_LEFT = 1.0
+"""A sum holds when what is left over has a root mean square below this many roundings of the stream ..."""
+_LARGEST_SHARE = 0.5
+"""... and below this share of what is added: else it says nothing of it. (Another part's output leaves nearly all.)"""
+_LEAST_CHANGE = 0.5
+"""In roundings of the stream, whose own root mean square is about 0.2: less cannot be told from nothing."""
+_N_TRIED = 8
+_RIDGE = 1e-12
 _FLOAT32_ROUNDING = torch.finfo(torch.float32).eps
 _FACTOR_TOLERANCE = 1e-4
 
@@ -39,41 +42,40 @@ def find_sum(
         multipliers: constants that a factor may be besides 1; a factor near one of them is exactly that. Any other is taken
             only of a single tensor in float32: several tensors with free factors can add up by accident.
     """
-    scale = change.norm()
+    least = _LEAST_CHANGE * rounding * change.numel() ** 0.5
     candidates = [i for i in allowed if float(tensors[i].norm()) > 0]
-    if float(scale) <= _ROUNDINGS * rounding * change.numel() ** 0.5 or len(candidates) < n_terms:
+    if float(change.norm()) <= least or len(candidates) < n_terms:
         return None
     groups = torch.tensor(list(combinations(candidates, n_terms)))
     gram, along = tensors @ tensors.T, tensors @ change
     blocks = gram[groups[:, :, None], groups[:, None, :]]
-    diagonal = blocks.diagonal(dim1=1, dim2=2)
-    ridge = torch.diag_embed(diagonal * 1e-12)
-    factors = torch.linalg.solve(blocks + ridge, along[groups][..., None])[..., 0]
-    left = scale**2 - (factors * along[groups]).sum(dim=1)
-    adds_something = (factors.abs() * diagonal.sqrt() > _LARGEST_SHARE * _ROUNDINGS * rounding * scale).all(dim=1)
-    best = int(left.masked_fill(~adds_something, torch.inf).argmin())
-    chosen = tuple(groups[best].tolist())
+    squares = blocks.diagonal(dim1=1, dim2=2)
+    factors = torch.linalg.solve(blocks + torch.diag_embed(_RIDGE * squares), along[groups][..., None])[..., 0]
+    adds_little = (factors.abs() * squares.sqrt() <= least).any(dim=1)
+    left = (change.square().sum() - (factors * along[groups]).sum(dim=1)).masked_fill(adds_little, torch.inf)
     may_be_free = n_terms == 1 and rounding <= _FLOAT32_ROUNDING
-    known = [_known(float(factor), rounding, multipliers) for factor in factors[best]]
-    exact = [
-        fitted if near is None and may_be_free else near
-        for near, fitted in zip(known, factors[best].tolist(), strict=True)
-    ]
-    if None in exact:
-        return None
-    return _checked(change, tensors, chosen, tuple(factor for factor in exact if factor is not None), rounding)
+    for best in left.argsort()[:_N_TRIED].tolist():
+        exact = [_exact(factor, rounding, multipliers, may_be_free) for factor in factors[best].tolist()]
+        found = _checked(change, tensors, tuple(groups[best].tolist()), exact, rounding)
+        if found is not None:
+            return found
+    return None
 
 
 def _checked(
-    change: Tensor, tensors: Tensor, chosen: tuple[int, ...], factors: tuple[float, ...], rounding: float
+    change: Tensor, tensors: Tensor, chosen: tuple[int, ...], factors: Sequence[float | None], rounding: float
 ) -> Sum | None:
-    rest = change - torch.tensor(factors, dtype=torch.float64) @ tensors[list(chosen)]
+    known = tuple(factor for factor in factors if factor is not None)
+    if len(known) < len(chosen):
+        return None
+    rest = change - torch.tensor(known, dtype=torch.float64) @ tensors[list(chosen)]
     error = float(rest.norm() / change.norm())
-    is_rounding = float(rest.square().mean().sqrt()) <= _ROUNDINGS * rounding
-    return Sum(chosen, factors, error) if is_rounding and error <= _LARGEST_SHARE else None
+    is_rounding = float(rest.square().mean().sqrt()) <= _MOST_LEFT * rounding
+    return Sum(chosen, known, error) if is_rounding and error <= _LARGEST_SHARE else None
 
 
-def _known(factor: float, rounding: float, multipliers: Sequence[float]) -> float | None:
-    """The constant that a fitted factor stands for; None where it is near none."""
+def _exact(factor: float, rounding: float, multipliers: Sequence[float], may_be_free: bool) -> float | None:
+    """The constant that a fitted factor stands for; where it is near none, itself if that may be."""
     tolerance = max(_FACTOR_TOLERANCE, rounding)
-    return next((known for known in (1.0, *multipliers) if abs(factor - known) <= tolerance * abs(known)), None)
+    near = (known for known in (1.0, *multipliers) if abs(factor - known) <= tolerance * abs(known))
+    return next(near, factor if may_be_free else None)

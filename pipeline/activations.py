@@ -32,7 +32,9 @@ def harvest_activations(model: ModelConfig, corpus: CorpusConfig, config: Harves
                 display.update(state.n_tokens, f"{state.n_bytes / 1e6:,.0f} MB")
         remember_files(folder, model)
     manifest = read_manifest(folder)
-    n_rows = manifest.n_rows
+    n_rows, packing = manifest.n_rows, manifest.capture.packing
+    if not packing.is_packed:
+        say(f"harvest: every piece of a document was read in a row of its own, since {packing.reason}")
     say(
         f"harvest: {n_rows['train']:,} training and {n_rows['held_out']:,} held-out rows from {manifest.n_tokens:,} tokens"
     )
