@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from core.schema import Schema
+from hookpoints.blocks import find_blocks
 from hookpoints.equations import find_sum
 from hookpoints.recorder import BlockRecorder, End, Tap
 from hookpoints.sites import Site
@@ -255,6 +256,8 @@ def _roles(model: "PreTrainedModel", block: nn.Module) -> dict[str, Role]:
 
 
 def _multipliers(model: "PreTrainedModel") -> list[float]:
-    """Numbers of the configuration that may stand between a sublayer and the stream."""
+    """Numbers of the configuration that may stand between a sublayer and the stream, as they are or over sqrt(depth)."""
     numbers = vars(model.config.get_text_config()).values()
-    return [number for number in numbers if isinstance(number, float) and number not in (0.0, 1.0)]
+    known = [number for number in numbers if isinstance(number, float) and number not in (0.0, 1.0)]
+    depth = len(find_blocks(model)) ** 0.5
+    return known + [number / depth for number in known]
