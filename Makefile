@@ -15,7 +15,7 @@ dev: $(VENV)/.dev
 
 interop: $(VENV)/.interop
 
-demo: install  ## A Pareto report of a real language model, in about five minutes
+demo: install  ## A Pareto report of a real language model, in about three minutes
 	$(BIN)/dipole run configs/demo.yaml
 
 test: dev  ## Run the tests

@@ -2,7 +2,7 @@
 
     python -m benchmarks.harvest [--repeats 5] [--tokens 65536]
 
-Interleaved, medians. Capturing one hook and three hooks are timed as whole harvests: reading contexts, masks, capture,
+Interleaved, medians. Capturing one hook and three hooks are timed as whole harvests: proof of capture, reading contexts, capture,
 filters, statistics, shuffling, checksums, fsync. The last line is one JSON object.
 """
 
