@@ -39,6 +39,9 @@ _PARALLEL = (
     "use resid_pre, resid_post, attn_out or mlp_out"
 )
 _POST_NORM = "its blocks normalise the stream itself, so it has two values there; use resid_pre or resid_post"
+_MLP_FIRST = (
+    "its blocks run the MLP before attention, so no stream is what attention has been added to and the MLP reads"
+)
 _ONE_SUBLAYER = "such a block has one sublayer, and nothing lies between two; use resid_pre or resid_post"
 _NO_EQUATION = "no parts of its block add up to what the block changes in the stream; use resid_pre or resid_post"
 
@@ -107,7 +110,7 @@ class _Parts:
         self._recorder = recorder
         assert given is not None
         self._rounding = torch.finfo(given.dtype).eps
-        self._multipliers = _multipliers(model)
+        self._multipliers = _multipliers(model, block)
         self._roles = _roles(model, block)
         self._norms = {name for name, module in block.named_modules() if "norm" in type(module).__name__.lower()}
         self.pre = next(tap for tap in taps if (tap.module, tap.end) == ("", "input"))
@@ -116,12 +119,15 @@ class _Parts:
         self._added = _distinct(self.inner, (self.pre, self.post))
         self._values = torch.stack([tap.value for tap in [*self._added, self.pre]])
 
-    def role(self, tap: Tap, start: Tap) -> Role | None:
-        """Of the innermost part around a tensor that has one; else of what ran before it since the stream was at ``start``."""
+    def role(self, tap: Tap, start: Tap, *, is_alone: bool) -> Role | None:
+        """Of the innermost part around a tensor that has one.
+
+        Else, of a tensor that is all that is added, the role of what ran before it since the stream was at ``start``.
+        """
         names = tap.module.split(".")
         paths = [".".join(names[:length]) for length in range(len(names), 0, -1)]
         own: Role | None = next((self._roles[path] for path in paths if path in self._roles), None)
-        if own is not None:
+        if own is not None or not is_alone:
             return own
         ran = {self._roles.get(name) for name in self._recorder.began(start.order, tap.order) - self._norms}
         mixers: list[Role] = [role for role, _ in _ROLES if role in ran and role != "mlp"]
@@ -179,8 +185,10 @@ def _in_sequence(parts: _Parts, most_terms: int) -> Anatomy | None:
         return None
     best = min(found, key=lambda one: (not one.is_plain, one.error > _EXACT, one.mid.order))
     place = Place(terms=[Term(module=best.mid.module, end=best.mid.end)], error=best.error)
+    start, first = best.first
+    mlp_first = "mlp" in {parts.role(tap, start, is_alone=len(first.terms) == 1) for tap, _ in first.terms}
     return {
-        "resid_mid": place if best.is_plain else Refusal(_POST_NORM),
+        "resid_mid": place if best.is_plain and not mlp_first else Refusal(_MLP_FIRST if mlp_first else _POST_NORM),
         **_sublayers(parts, [best.first, best.second]),
     }
 
@@ -205,8 +213,8 @@ def _at_once(parts: _Parts, n_terms: int, no_mid: str) -> Anatomy | None:
     added = parts.added(parts.pre, parts.post, n_terms)
     if added is None:
         return None
-    roles = {parts.role(tap, parts.pre) for tap, _ in added.terms}
-    if n_terms > 1 and not {"attention", "mlp"} <= roles:
+    roles = {parts.role(tap, parts.pre, is_alone=n_terms == 1) for tap, _ in added.terms}
+    if n_terms > 1 and (None in roles or not {"attention", "mlp"} <= roles):
         return None
     return {"resid_mid": Refusal(no_mid), **_sublayers(parts, [(parts.pre, added)])}
 
@@ -217,8 +225,9 @@ def _sublayers(parts: _Parts, additions: list[tuple[Tap, _Added]]) -> Anatomy:
     wanted: tuple[tuple[Site, Role], ...] = (("attn_out", "attention"), ("mlp_out", "mlp"))
     for site, role in wanted:
         for start, added in additions:
-            terms = [(tap, factor) for tap, factor in added.terms if parts.role(tap, start) == role]
-            if terms:
+            roles = [parts.role(tap, start, is_alone=len(added.terms) == 1) for tap, _ in added.terms]
+            terms = [term for term, known in zip(added.terms, roles, strict=True) if known == role]
+            if terms and None not in roles:
                 named = [Term(module=tap.module, end=tap.end, factor=factor) for tap, factor in terms]
                 sites[site] = Place(terms=named, error=added.error)
         if site not in sites:
@@ -255,9 +264,14 @@ def _roles(model: "PreTrainedModel", block: nn.Module) -> dict[str, Role]:
     return found
 
 
-def _multipliers(model: "PreTrainedModel") -> list[float]:
-    """Numbers of the configuration that may stand between a sublayer and the stream, as they are or over sqrt(depth)."""
-    numbers = vars(model.config.get_text_config()).values()
-    known = [number for number in numbers if isinstance(number, float) and number not in (0.0, 1.0)]
+def _multipliers(model: "PreTrainedModel", block: nn.Module) -> list[float]:
+    """Numbers that may stand between a sublayer and the stream.
+
+    Those of the configuration, as they are or over sqrt(depth), and the block's own: attributes and parameters of one element.
+    """
+    numbers = [*vars(model.config.get_text_config()).values(), *vars(block).values()]
     depth = len(find_blocks(model)) ** 0.5
-    return known + [number / depth for number in known]
+    known = [scaled for number in numbers if isinstance(number, float) for scaled in (number, number / depth)]
+    tensors = [*block.parameters(), *block.buffers()]
+    known += [float(tensor) for tensor in tensors if tensor.numel() == 1]
+    return [number for number in known if number not in (0.0, 1.0)]

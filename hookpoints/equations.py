@@ -15,7 +15,6 @@ _LEAST_CHANGE = 0.5
 """In roundings of the stream, whose own root mean square is about 0.2: less cannot be told from nothing."""
 _N_TRIED = 8
 _RIDGE = 1e-12
-_FLOAT32_ROUNDING = torch.finfo(torch.float32).eps
 _FACTOR_TOLERANCE = 1e-4
 
 
@@ -39,8 +38,8 @@ def find_sum(
         allowed: indices into tensors.
         n_terms: how many are added up.
         rounding: of the stream's dtype.
-        multipliers: constants that a factor may be besides 1; a factor near one of them is exactly that. Any other is taken
-            only of a single tensor in float32: several tensors with free factors can add up by accident.
+        multipliers: constants that a factor may be besides 1, with either sign; a factor near one of them is exactly that. No
+            other is taken: it might depend on the tokens, and several free factors can add up by accident.
     """
     least = _LEAST_CHANGE * rounding * change.numel() ** 0.5
     candidates = [i for i in allowed if float(tensors[i].norm()) > 0]
@@ -53,9 +52,8 @@ def find_sum(
     factors = torch.linalg.solve(blocks + torch.diag_embed(_RIDGE * squares), along[groups][..., None])[..., 0]
     adds_little = (factors.abs() * squares.sqrt() <= least).any(dim=1)
     left = (change.square().sum() - (factors * along[groups]).sum(dim=1)).masked_fill(adds_little, torch.inf)
-    may_be_free = n_terms == 1 and rounding <= _FLOAT32_ROUNDING
     for best in left.argsort()[:_N_TRIED].tolist():
-        exact = [_exact(factor, rounding, multipliers, may_be_free) for factor in factors[best].tolist()]
+        exact = [_exact(factor, rounding, multipliers) for factor in factors[best].tolist()]
         found = _checked(change, tensors, tuple(groups[best].tolist()), exact, rounding)
         if found is not None:
             return found
@@ -74,8 +72,8 @@ def _checked(
     return Sum(chosen, known, error) if is_rounding and error <= _LARGEST_SHARE else None
 
 
-def _exact(factor: float, rounding: float, multipliers: Sequence[float], may_be_free: bool) -> float | None:
-    """The constant that a fitted factor stands for; where it is near none, itself if that may be."""
+def _exact(factor: float, rounding: float, multipliers: Sequence[float]) -> float | None:
+    """The constant that a fitted factor stands for; None where it is near none."""
     tolerance = max(_FACTOR_TOLERANCE, rounding)
-    near = (known for known in (1.0, *multipliers) if abs(factor - known) <= tolerance * abs(known))
-    return next(near, factor if may_be_free else None)
+    signed = (sign * known for known in (1.0, *multipliers) for sign in (1, -1))
+    return next((known for known in signed if abs(factor - known) <= tolerance * abs(known)), None)

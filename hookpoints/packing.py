@@ -19,7 +19,7 @@ from hookpoints.capture import ActivationCapture, probe_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_WINDOW_WORDS = ("window", "chunk", "local")
+_WINDOW_WORDS = ("window", "chunk", "local", "block", "stride", "span", "sparse", "memory", "topk")
 _PAST_WINDOW = 48
 """Tokens of the probe's rows beyond the longest window."""
 _SHORT_PIECE = 8
@@ -110,11 +110,19 @@ def _check_padding(
 
 
 def _windows(model: "PreTrainedModel") -> Iterator[int]:
-    """Lengths over which a model's layers look back, as far as its configuration names them."""
-    settings: dict[str, Any] = vars(model.config) | vars(model.config.get_text_config())
-    for name, value in settings.items():
-        if isinstance(value, int) and any(word in name for word in _WINDOW_WORDS):
-            yield value
+    """Lengths over which a model's layers look back, as far as its configuration names them; too many do no harm."""
+    for config in (model.config, model.config.get_text_config()):
+        for name, value in vars(config).items():
+            if any(word in name for word in _WINDOW_WORDS):
+                yield from _numbers(value)
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(part)
 
 
 def _pieces(length: int, window: int) -> list[_Piece]:
