@@ -4,14 +4,14 @@ Names follow TransformerLens (``blocks.14.hook_mlp_out``); the values are held a
 tests. Where a site is read is proved on the loaded model before anything is trusted (`hookpoints.anatomy`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hookpoints.anatomy import Place, Refusal, Term, anatomy
+from hookpoints.anatomy import Anatomy, Place, Refusal, Term, anatomy
 from hookpoints.blocks import Stop, attached, find_blocks, first_tensor, forward
 from hookpoints.recorder import BlockRecorder
 from hookpoints.sites import Hookpoint
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _N_PROBE_TOKENS = 16
 _STREAM_AXES = 3
+_FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 
 
 class _Read(NamedTuple):
@@ -101,33 +102,39 @@ class ActivationCapture:
 
 
 def find_places(model: "PreTrainedModel", hookpoints: Sequence[Hookpoint]) -> dict[str, Place]:
-    """Where each hookpoint is read, proved by one forward pass on a few tokens.
+    """Where each hookpoint is read, by hook name. Raises ValueError with the reason where a site is not proved."""
+    sites = anatomies(model, {hookpoint.layer for hookpoint in hookpoints})
+    places: dict[str, Place] = {}
+    for hookpoint in hookpoints:
+        found = sites[hookpoint.layer][hookpoint.site]
+        if isinstance(found, Refusal):
+            raise ValueError(
+                f"{hookpoint.site} does not exist in {type(model).__name__}, block {hookpoint.layer}: {found.reason}"
+            )
+        places[hookpoint.name] = found
+    return places
+
+
+def anatomies(model: "PreTrainedModel", layers: Collection[int]) -> dict[int, Anatomy]:
+    """Every site of some blocks, or why there is none, by one forward pass on a few tokens.
 
     Proved are: that the blocks found are those that run, once each and one after the other; that the stream is one vector
-    a token; and the equation of each site. Raises ValueError with the reason where one of them fails.
+    a token; and the equation of each site. Raises ValueError with the reason where the first two fail.
     """
     blocks, name = find_blocks(model), type(model).__name__
-    wanted = {hookpoint.layer for hookpoint in hookpoints}
-    near = {layer for one in wanted for layer in (one - 1, one, one + 1) if 0 <= layer < len(blocks)}
-    recorders = {layer: BlockRecorder(blocks[layer], inside=layer in wanted) for layer in sorted(near)}
+    near = {layer for one in layers for layer in (one - 1, one, one + 1) if 0 <= layer < len(blocks)}
+    recorders = {layer: BlockRecorder(blocks[layer], inside=layer in layers) for layer in sorted(near)}
     input_ids = probe_tokens(model, _N_PROBE_TOKENS)
     with attached(handle for recorder in recorders.values() for handle in recorder.handles()):
         try:
             forward(model, input_ids)
-        except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        except _FAILURES as error:
             raise ValueError(f"{name} cannot read plain text: {type(error).__name__}: {error}") from error
     for layer, recorder in recorders.items():
         _check_stream(name, layer, recorder, input_ids)
     for layer in recorders:
         _check_chain(name, layer, recorders)
-    sites = {layer: anatomy(model, blocks[layer], recorders[layer]) for layer in wanted}
-    places: dict[str, Place] = {}
-    for hookpoint in hookpoints:
-        found = sites[hookpoint.layer][hookpoint.site]
-        if isinstance(found, Refusal):
-            raise ValueError(f"{hookpoint.site} does not exist in {name}, block {hookpoint.layer}: {found.reason}")
-        places[hookpoint.name] = found
-    return places
+    return {layer: anatomy(model, blocks[layer], recorders[layer]) for layer in layers}
 
 
 def probe_tokens(model: "PreTrainedModel", n_tokens: int) -> Tensor:

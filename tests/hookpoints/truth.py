@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hookpoints.anatomy import Place
 from hookpoints.blocks import find_blocks
-from hookpoints.capture import ActivationCapture
+from hookpoints.capture import ActivationCapture, anatomies
 from hookpoints.config import HarvestConfig
 from hookpoints.contexts import Contexts
 from hookpoints.packing import prove_packing
@@ -110,33 +111,31 @@ def judge(name: str) -> Verdict:
     model = tiny(name)
     input_ids = torch.randint(3, VOCABULARY, (2, 21), generator=torch.Generator().manual_seed(3))
     said: dict[Site, list[str]] = {site: [] for site in SITES}
-    for layer in LAYERS:
-        expected: dict[Site, Tensor | None] | None = None
-        found: dict[Site, Tensor] = {}
+    try:
+        found = anatomies(model, LAYERS)
+    except ValueError as refusal:
+        return Verdict(
+            type(model).__name__, dict.fromkeys(SITES, f"refused: {_reason(str(refusal))}"), _rows(model, name)
+        )
+    for layer, sites in found.items():
+        expected = truth(model, name, layer, input_ids)
+        there: list[Site] = [site for site in SITES if isinstance(sites[site], Place)]
+        values = _captured(model, layer, there, input_ids)
+        alone = _captured(model, layer, there[-1:], input_ids)
+        assert torch.equal(alone[there[-1]], values[there[-1]]), "one hook disturbs another"
         for site in SITES:
-            try:
-                capture = ActivationCapture(model, [Hookpoint(site, layer)])
-            except ValueError as refusal:
-                said[site].append(_reason(str(refusal)))
-                continue
-            expected = expected or truth(model, name, layer, input_ids)
-            with capture:
-                value = capture.run(input_ids)[Hookpoint(site, layer).name]
-            found[site] = value
-            said[site].append(_compare(value, expected.get(site)))
-        if found:
-            _check_together(model, layer, found, input_ids)
+            place = sites[site]
+            is_there = isinstance(place, Place)
+            said[site].append(_compare(values[site], expected.get(site)) if is_there else _reason(place.reason))
     return Verdict(
         type(model).__name__, {site: _summary(of_layers) for site, of_layers in said.items()}, _rows(model, name)
     )
 
 
-def _check_together(model: PreTrainedModel, layer: int, alone: Mapping[Site, Tensor], input_ids: Tensor) -> None:
-    """Hooks do not disturb one another: all sites at once are, to the bit, what each is by itself."""
-    with ActivationCapture(model, [Hookpoint(site, layer) for site in alone]) as capture:
-        together = capture.run(input_ids)
-    for site, value in alone.items():
-        assert torch.equal(together[Hookpoint(site, layer).name], value), site
+def _captured(model: PreTrainedModel, layer: int, sites: list[Site], input_ids: Tensor) -> dict[Site, Tensor]:
+    with ActivationCapture(model, [Hookpoint(site, layer) for site in sites]) as capture:
+        values = capture.run(input_ids)
+    return {site: values[Hookpoint(site, layer).name] for site in sites}
 
 
 def _compare(value: Tensor, expected: Tensor | None) -> str:
