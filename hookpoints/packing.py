@@ -8,6 +8,7 @@ proved, a row holds one piece and is padded on the right, which is exact for eve
 import inspect
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -75,7 +76,8 @@ def prove_packing(capture: ActivationCapture, context_length: int) -> Packing:
     tolerance = max(least, _NOISE_FACTOR * noise)
 
     def packing(is_packed: bool, reason: str, error: float | None = None) -> Packing:
-        return Packing(is_packed=is_packed, reason=reason, error=error, tolerance=tolerance, probe_length=length)
+        known = error if error is not None and isfinite(error) else None
+        return Packing(is_packed=is_packed, reason=reason, error=known, tolerance=tolerance, probe_length=length)
 
     if "position_ids" not in inspect.signature(capture.model.base_model.forward).parameters:
         return packing(False, f"{type(capture.model).__name__} takes no position_ids")

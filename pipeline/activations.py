@@ -74,6 +74,7 @@ def activation_costs(model: ModelConfig, config: HarvestConfig) -> list[tuple[st
 
 def provenance_needs(manifest: Manifest) -> dict[str, object]:
     """What rows are a function of, for the needs of what is made from them."""
-    return manifest.model_dump(
+    identity = manifest.model_dump(
         mode="json", include={"revision", "model_hash", "model_dtype", "tokenizer_hash", "corpus_hash", "harvest"}
     )
+    return {**identity, "bos_token_ids": manifest.capture.bos_token_ids}

@@ -161,7 +161,7 @@ def _metadata(study: SAEStudy, dataset: ActivationDataset, spec: SAESpec, learne
         "model_hash": manifest.model_hash,
         "corpus": manifest.corpus,
         "context_length": manifest.harvest.context_length,
-        "prepend_bos": manifest.harvest.prepend_bos,
+        "prepend_bos": bool(manifest.capture.bos_token_ids),
         "norm_bound": manifest.hooks[spec.hook_name].norm_bound,
         "sparsity_coefficient": spec.sparsity_coefficient,
         "seed": spec.seed,
