@@ -7,7 +7,7 @@ from torch import Tensor
 
 BINS_PER_DECADE = 20
 _BULK = 1.5
-"""A gap begins at this many median norms or more ..."""
+"""A gap is counted from this many median norms on ..."""
 _LARGEST_SHARE_ABOVE = 0.05
 """... leaves at most this share of the rows above it ..."""
 _LEAST_RATIO = 1.4
@@ -34,20 +34,15 @@ def norm_bound(norms: Tensor, factor: float | None) -> NormBound | None:
     median = float(ordered[(len(ordered) - 1) // 2]) if len(ordered) else 0.0
     if factor is None or median == 0:
         return None
-    low, high = ordered[:-1], ordered[1:]
+    low, high = ordered[:-1].clamp_min(_BULK * median), ordered[1:]
     n_above = torch.arange(len(low), 0, -1)
     least_ratio = torch.where(n_above < _FEW_ROWS, _LEAST_RATIO_FEW, _LEAST_RATIO)
-    is_gap = (
-        (low >= _BULK * median)
-        & (low <= factor * median)
-        & (high >= least_ratio * low)
-        & (n_above <= _LARGEST_SHARE_ABOVE * len(ordered))
-    )
+    is_gap = (low <= factor * median) & (high >= least_ratio * low) & (n_above <= _LARGEST_SHARE_ABOVE * len(ordered))
     if not bool(is_gap.any()):
         return NormBound(factor * median, None)
     first = int(is_gap.nonzero()[0])
     below, above = float(low[first]), float(high[first])
-    return NormBound(min((below * above) ** 0.5, factor * median), (below, above))
+    return NormBound(min((below * above) ** 0.5, factor * median), (float(ordered[first]), above))
 
 
 def norm_histogram(norms: Tensor) -> list[tuple[int, int]]:

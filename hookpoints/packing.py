@@ -63,6 +63,7 @@ def prove_packing(capture: ActivationCapture, context_length: int) -> Packing:
     One piece is longer than every window that ``context_length`` allows. Raises ValueError when even a padded row differs
     from its piece alone: then later tokens change earlier activations, and none belongs to its text.
     """
+    _check_rope(capture.model, context_length)
     longest_window = max((window for window in _windows(capture.model) if window < context_length), default=0)
     length = min(context_length, longest_window + _PAST_WINDOW)
     input_ids, others = probe_tokens(capture.model, 4 * length).reshape(2, 2, length)
@@ -93,6 +94,24 @@ def prove_packing(capture: ActivationCapture, context_length: int) -> Packing:
     if error > tolerance:
         return packing(False, f"{type(capture.model).__name__} computes packed pieces otherwise than alone", error)
     return packing(True, "every piece is computed as it is alone", error)
+
+
+def _check_rope(model: "PreTrainedModel", context_length: int) -> None:
+    """Frequencies that follow the longest position of a batch make a row depend on the rows beside it."""
+    text = model.config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    layers = [part for part in (rope, *rope.values()) if isinstance(part, dict)]
+    for part in layers:
+        if part.get("rope_type") not in ("longrope", "dynamic"):
+            continue
+        lengths = [part.get("original_max_position_embeddings"), getattr(text, "max_position_embeddings", None)]
+        original = min((length for length in lengths if isinstance(length, int)), default=0)
+        if context_length > original:
+            raise ValueError(
+                f"the rotary frequencies of {type(model).__name__} ({part['rope_type']}) depend on the longest position of a "
+                f"batch beyond {original} tokens, so a row would depend on the rows beside it; set harvest.context_length to "
+                f"{original} or less"
+            )
 
 
 def _check_padding(

@@ -136,6 +136,17 @@ def test_rows_that_see_later_tokens_are_refused_and_rows_that_see_the_first_are_
     assert "lets a piece see the one before it" in packing.reason
 
 
+def test_rotary_frequencies_that_follow_the_longest_position_are_refused():
+    model = tiny_llama()
+    model.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+    with ActivationCapture(model, [Hookpoint("resid_post", 2)]) as capture:
+        assert prove_packing(capture, 128).is_packed
+        with pytest.raises(
+            ValueError, match=r"depend on the longest position.*set harvest.context_length to 128 or less"
+        ):
+            prove_packing(capture, 256)
+
+
 @pytest.mark.parametrize("context_length", [2, 3, 9, 64])
 def test_packing_is_proved_at_any_context_length(context_length):
     with ActivationCapture(tiny_llama(), [Hookpoint("mlp_out", 1)]) as capture:

@@ -24,6 +24,14 @@ def test_the_bound_lies_in_the_gap_and_not_in_the_cluster():
     assert bound.gap[0] < bound.value < 7.0
 
 
+@pytest.mark.parametrize("spread", [0.02, 0.05, 0.1])
+def test_sinks_are_found_however_tight_the_norms_of_ordinary_tokens_are(spread):
+    bound = norm_bound(torch.cat([norms(spread=spread), torch.linspace(4, 9.5, 300)]), 10.0)
+    assert bound is not None
+    assert bound.gap is not None
+    assert float(norms(spread=spread).max()) < bound.value < 4.0
+
+
 def test_the_lowest_gap_counts():
     """Beyond the sinks lie a few that are larger still."""
     bound = norm_bound(torch.cat([norms(), torch.linspace(7, 9, 100), torch.tensor([400.0, 500.0])]), 10.0)
