@@ -119,7 +119,11 @@ class _Parts:
         self._added = _distinct(self.inner, (self.pre, self.post))
         self._values = torch.stack([tap.value for tap in [*self._added, self.pre]])
 
-    def role(self, tap: Tap, start: Tap, *, is_alone: bool) -> Role | None:
+    def roles(self, start: Tap, added: _Added) -> list[Role | None]:
+        """Of each term that was added to the stream where it was at ``start``."""
+        return [self._role(tap, start, is_alone=len(added.terms) == 1) for tap, _ in added.terms]
+
+    def _role(self, tap: Tap, start: Tap, *, is_alone: bool) -> Role | None:
         """Of the innermost part around a tensor that has one.
 
         Else, of a tensor that is all that is added, the role of what ran before it since the stream was at ``start``.
@@ -185,8 +189,7 @@ def _in_sequence(parts: _Parts, most_terms: int) -> Anatomy | None:
         return None
     best = min(found, key=lambda one: (not one.is_plain, one.error > _EXACT, one.mid.order))
     place = Place(terms=[Term(module=best.mid.module, end=best.mid.end)], error=best.error)
-    start, first = best.first
-    mlp_first = "mlp" in {parts.role(tap, start, is_alone=len(first.terms) == 1) for tap, _ in first.terms}
+    mlp_first = "mlp" in parts.roles(*best.first)
     return {
         "resid_mid": place if best.is_plain and not mlp_first else Refusal(_MLP_FIRST if mlp_first else _POST_NORM),
         **_sublayers(parts, [best.first, best.second]),
@@ -213,8 +216,8 @@ def _at_once(parts: _Parts, n_terms: int, no_mid: str) -> Anatomy | None:
     added = parts.added(parts.pre, parts.post, n_terms)
     if added is None:
         return None
-    roles = {parts.role(tap, parts.pre, is_alone=n_terms == 1) for tap, _ in added.terms}
-    if n_terms > 1 and (None in roles or not {"attention", "mlp"} <= roles):
+    roles = parts.roles(parts.pre, added)
+    if n_terms > 1 and (None in roles or not {"attention", "mlp"} <= set(roles)):
         return None
     return {"resid_mid": Refusal(no_mid), **_sublayers(parts, [(parts.pre, added)])}
 
@@ -225,7 +228,7 @@ def _sublayers(parts: _Parts, additions: list[tuple[Tap, _Added]]) -> Anatomy:
     wanted: tuple[tuple[Site, Role], ...] = (("attn_out", "attention"), ("mlp_out", "mlp"))
     for site, role in wanted:
         for start, added in additions:
-            roles = [parts.role(tap, start, is_alone=len(added.terms) == 1) for tap, _ in added.terms]
+            roles = parts.roles(start, added)
             terms = [term for term, known in zip(added.terms, roles, strict=True) if known == role]
             if terms and None not in roles:
                 named = [Term(module=tap.module, end=tap.end, factor=factor) for tap, factor in terms]
