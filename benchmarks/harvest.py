@@ -42,7 +42,7 @@ def bare_forward(language_model: LanguageModel, config: HarvestConfig, folder: P
             stop = min(start + config.batch_contexts, n_contexts)
             contexts = read_contexts(folder / "contexts", split, start, stop, config.context_length)
             batches += packed_batches(contexts, config.batch_contexts)
-    with ActivationCapture(model, [deepest]) as capture:
+    with ActivationCapture(model, [deepest], config.context_length) as capture:
         started = time.perf_counter()
         for batch in batches:
             capture.run(batch.input_ids, batch.position_ids)

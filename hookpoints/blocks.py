@@ -1,6 +1,6 @@
 """Where the transformer blocks of a model are, and a run of it that a hook may end."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -55,14 +55,23 @@ def attached(handles: Iterable["RemovableHandle"]) -> Iterator[None]:
             handle.remove()
 
 
-def first_tensor(*parts: Any) -> Tensor | None:
-    """The first tensor of floats with a position axis in what a module is given, or gives; None where there is none."""
+def float_tensors(*parts: Any) -> Iterator[Tensor]:
+    """Tensors of floats with a position axis, however deep in what a module is given or gives, in order."""
     for part in parts:
         if isinstance(part, Tensor):
             if part.is_floating_point() and part.ndim > 1:
-                return part
-            continue
-        inner = part.to_tuple() if hasattr(part, "to_tuple") else part
-        if isinstance(inner, tuple | list) and (found := first_tensor(*inner)) is not None:
-            return found
-    return None
+                yield part
+        elif isinstance(part, Mapping):
+            yield from float_tensors(*part.values())
+        elif isinstance(part, tuple | list):
+            yield from float_tensors(*part)
+
+
+def given_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The stream in what a module is given: ``hidden_states`` where an argument is named so, else the first tensor of floats."""
+    return next(float_tensors(kwargs.get("hidden_states"), *args, *kwargs.values()), None)
+
+
+def returned_tensor(output: Any) -> Tensor | None:
+    """The stream in what a module gives: the first tensor of floats."""
+    return next(float_tensors(output), None)

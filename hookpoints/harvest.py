@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from core.files import remove_partial_files, write_json
+from hookpoints.audit import check_alone
 from hookpoints.capture import ActivationCapture
 from hookpoints.config import SPLITS, HarvestConfig, Split
 from hookpoints.contexts import TOKEN_DTYPE, ContextCounts, bos_token_ids, build_contexts, read_contexts
@@ -60,10 +61,10 @@ def harvest(
     hookpoints = [resolve_hookpoint(hookpoint, language_model.n_layers) for hookpoint in config.hookpoints]
     if len(set(hookpoints)) < len(hookpoints):
         raise ValueError(f"harvest.hookpoints names one twice: {', '.join(h.name for h in hookpoints)}")
-    capture = ActivationCapture(language_model.model, hookpoints)
-    with capture:
-        packing = prove_packing(capture, config.context_length)
     prefix = bos_token_ids(language_model.tokenizer, config.prepend_bos)
+    capture = ActivationCapture(language_model.model, hookpoints, config.context_length)
+    with capture:
+        packing = prove_packing(capture, prefix)
     _check_disk(config, language_model.d_model, folder)
     remove_partial_files(folder)
     identity = identity_of(language_model, corpus, config)
@@ -162,6 +163,8 @@ def _make_missing(work: _Work, shards: list[_Shard]) -> Iterator[Progress]:
                 for one in passes(work.capture, contexts, selection.keep, config, is_packed=is_packed):
                     made.append(one)
                     yield Progress(done_tokens + sum(done.n_tokens for done in made), total, done_bytes)
+                for one in (made[0], made[-1]):
+                    check_alone(work.capture, contexts, one, work.proof.packing.tolerance)
                 tokens = token_columns(contexts, selection.keep, shard.start)
                 if pending is not None:
                     pending.result()
@@ -176,6 +179,16 @@ def _make_missing(work: _Work, shards: list[_Shard]) -> Iterator[Progress]:
 
 def _finish_shard(work: _Work, shard: _Shard, rows: ShardRows) -> None:
     """Shuffle, filter, measure, store; the record comes last and makes the shard count."""
+    try:
+        record = _store_shard(work, shard, rows)
+    except ValueError:
+        for part in (TOKENS, *work.proof.places):
+            shard_path(work.folder, part, shard.number).unlink(missing_ok=True)
+        raise
+    write_json(_record_path(work.folder, shard.number), record.model_dump(mode="json"))
+
+
+def _store_shard(work: _Work, shard: _Shard, rows: ShardRows) -> ShardRecord:
     config, folder = work.config, work.folder
     n_rows = len(rows.tokens["token_ids"])
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + shard.number)
@@ -191,10 +204,9 @@ def _finish_shard(work: _Work, shard: _Shard, rows: ShardRows) -> None:
         hooks[name], stored = measure_and_encode(activations, norms, config.dtype, bound)
         checksums[name] = write_shard(shard_path(folder, name, shard.number), stored)
     sizes = {part: shard_path(folder, part, shard.number).stat().st_size for part in checksums}
-    record = ShardRecord(
+    return ShardRecord(
         split=shard.split, n_rows=n_rows, n_dropped=rows.n_dropped, sha256=checksums, bytes=sizes, hooks=hooks
     )
-    write_json(_record_path(folder, shard.number), record.model_dump(mode="json"))
 
 
 def _check_disk(config: HarvestConfig, d_in: int, folder: Path) -> None:

@@ -6,32 +6,36 @@ proved, a row holds one piece and is padded on the right, which is exact for eve
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import isfinite
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from core.schema import Schema
-from hookpoints.capture import ActivationCapture, probe_tokens
+from hookpoints.capture import ActivationCapture
+from hookpoints.dependence import ProbeRow, dependence, relative_change
+from hookpoints.probe import FAILURES, probe_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _WINDOW_WORDS = ("window", "chunk", "local", "block", "stride", "span", "sparse", "memory", "topk")
-_PAST_WINDOW = 48
-"""Tokens of the probe's rows beyond the longest window."""
-_SHORT_PIECE = 8
-_FLOAT32_TOLERANCE = 1e-4
-_ROUNDINGS = 4
-_NOISE_FACTOR = 4
-_MOST_NOISE = 8
-"""Times the tolerance: padding that changes activations by more is not rounding."""
-
-_Values = list[dict[str, Tensor]]
-"""Of each piece: ``{hook_name: [length, d_in]}``."""
+_SHORT = 9
+"""Tokens of the row of which every single one is tested."""
+_BEFORE, _AFTER = 5, 11
+"""Tokens of the pieces around the long one."""
+_SMALLEST_PART = 4
+_N_OTHERS = 3
+_LEAST_TOLERANCE = 1e-5
+_ROUNDINGS = 2
+_ROUNDING_FACTOR = 3
+"""Packed and alone may differ by the largest of the least, roundings of the dtype, and this times what a row's length changes."""
+_MOST_CHANGE = 1e-3
+_MOST_ROUNDINGS = 16
+"""What padding changes by rounding is less than both of these."""
 
 
 class Packing(Schema):
@@ -45,54 +49,91 @@ class Packing(Schema):
     """Packed against alone: relative difference of rows, worst piece and hook; None where packed pieces cannot be run."""
     tolerance: float
     """What the error may be."""
-    probe_length: int
-    """Tokens in a row of the probe."""
+    rounding: float
+    """By how much the length of a row changes activations."""
 
 
-class _Piece(NamedTuple):
-    """A piece of a row of the probe."""
+def prove_packing(capture: ActivationCapture, prefix: Sequence[int] = ()) -> Packing:
+    """Replace tokens that activations may not depend on, and compare rows packed and alone, at every hookpoint.
 
-    row: int
-    start: int
-    stop: int
-
-
-def prove_packing(capture: ActivationCapture, context_length: int) -> Packing:
-    """Run two rows of two pieces packed, padded and alone, and compare at every hookpoint.
-
-    One piece is longer than every window that ``context_length`` allows. Raises ValueError when even a padded row differs
-    from its piece alone: then later tokens change earlier activations, and none belongs to its text.
+    Every token of a short row is tested for what comes after it, and some of a whole context; pieces start with the tokens
+    of ``prefix``. Raises ValueError when a token depends on later ones, on the rows beside it or on the length of its row:
+    then no activation belongs to its text.
     """
+    context_length = capture.context_length
     _check_rope(capture.model, context_length)
-    longest_window = max((window for window in _windows(capture.model) if window < context_length), default=0)
-    length = min(context_length, longest_window + _PAST_WINDOW)
-    input_ids, others = probe_tokens(capture.model, 4 * length).reshape(2, 2, length)
-    pieces = _pieces(length, longest_window)
-    alone = [
-        {name: value[0] for name, value in capture.run(input_ids[row, None, start:stop]).items()}
-        for row, start, stop in pieces
-    ]
-    least = max(_FLOAT32_TOLERANCE, _ROUNDINGS * torch.finfo(capture.model.dtype).eps)
-    noise = _check_padding(capture, input_ids, pieces, alone, least)
-    tolerance = max(least, _NOISE_FACTOR * noise)
+    short = _row(capture.model, min(context_length, _SHORT), 0, prefix)
+    long = _row(capture.model, context_length, _longest_window(capture.model, context_length), prefix)
+    beside = _check_causal(capture, short, has_row_beside=True)
+    lone = long.input_ids[long.middle]
+    alone = capture.run(lone[None])
+    rounding = max(_beyond_rounding(capture, lone[:n], alone, 0) for n in {_BEFORE, 1 + len(lone) // 3})
+    for changed, where in ((beside, "beside other rows"), (rounding, "in a longer row")):
+        if changed > max(_MOST_CHANGE, _MOST_ROUNDINGS * torch.finfo(capture.model.dtype).eps):
+            raise ValueError(
+                f"{type(capture.model).__name__} computes a piece otherwise {where} (by {changed:.2g} of its activations' "
+                "norm), so an activation does not belong to the text up to it"
+            )
+    packing = _packing(capture, short, long, alone, rounding, has_row_beside=beside > 0)
+    if not packing.is_packed:
+        _check_causal(capture, long, has_row_beside=beside > 0)
+    return packing
+
+
+def _check_causal(capture: ActivationCapture, row: ProbeRow, *, has_row_beside: bool) -> float:
+    """What follows a token, of every token of a short row and one of a long one; returns by how much rows beside it matter."""
+    name, tokens = type(capture.model).__name__, torch.arange(len(row.input_ids))
+    last = tokens[:-1] if len(tokens) <= _SHORT else tokens[[len(tokens) // 3]]
+    found = dependence(capture, row, None, tokens > last[:, None], has_row_beside=has_row_beside)
+    if found.own == 0:
+        raise ValueError(f"what is read of {name} does not depend on its tokens, so it is no activation of theirs")
+    if found.is_leak:
+        raise ValueError(
+            f"{name} is not causal: tokens after a piece change its activations (by {found.leak:.2g} of their norm), so an "
+            "activation does not belong to the text up to it"
+        )
+    return found.beside
+
+
+def _packing(
+    capture: ActivationCapture,
+    short: ProbeRow,
+    long: ProbeRow,
+    alone: Mapping[str, Tensor],
+    rounding: float,
+    *,
+    has_row_beside: bool,
+) -> Packing:
+    """Tokens of other pieces are replaced, and the piece in the middle of a long row is compared with what it is ``alone``."""
+    name = type(capture.model).__name__
+    least = max(_LEAST_TOLERANCE, _ROUNDINGS * torch.finfo(capture.model.dtype).eps)
+    tolerance = max(least, _ROUNDING_FACTOR * rounding)
 
     def packing(is_packed: bool, reason: str, error: float | None = None) -> Packing:
         known = error if error is not None and isfinite(error) else None
-        return Packing(is_packed=is_packed, reason=reason, error=known, tolerance=tolerance, probe_length=length)
+        return Packing(is_packed=is_packed, reason=reason, error=known, tolerance=tolerance, rounding=rounding)
 
     if "position_ids" not in inspect.signature(capture.model.base_model.forward).parameters:
-        return packing(False, f"{type(capture.model).__name__} takes no position_ids")
+        return packing(False, f"{name} takes no position_ids")
+    tokens = torch.arange(len(short.input_ids))
+    starts = torch.tensor([piece.start for piece in short.pieces[1:]])
+    around_each = torch.cat([tokens > tokens[:-1, None], tokens < starts[:, None]])
+    tokens, middle = torch.arange(len(long.input_ids)), long.middle
+    around_middle = (tokens < middle.start) | (tokens >= (middle.stop + len(tokens)) // 2)
     try:
-        packed = _packed(capture, input_ids, pieces)
-        beside_others = _packed(capture, _replaced(input_ids, others, pieces), pieces)
-    except (RuntimeError, ValueError, TypeError, IndexError) as failure:
-        return packing(False, f"{type(capture.model).__name__} fails on packed pieces: {type(failure).__name__}")
-    leak = _difference(packed[1::2], beside_others[1::2], torch.max)
-    error = max(leak, _difference(alone, packed, torch.median, longest_window))
-    if leak > least:
-        return packing(False, f"{type(capture.model).__name__} lets a piece see the one before it", error)
+        each = dependence(capture, short, short.position_ids, around_each, has_row_beside=True)
+        long_one = dependence(capture, long, long.position_ids, around_middle[None], has_row_beside=has_row_beside)
+    except FAILURES as failure:
+        return packing(False, f"{name} fails on packed pieces: {type(failure).__name__}")
+    if each.is_leak or long_one.is_leak:
+        return packing(False, f"{name} lets a piece see another one", max(each.leak, long_one.leak))
+    last = _beyond_rounding(capture, long.input_ids[long.pieces[-1]], long_one.base, long.pieces[-1].start)
+    error = max(
+        last,
+        *(_largest_median(relative_change(value[0], long_one.base[hook][middle])) for hook, value in alone.items()),
+    )
     if error > tolerance:
-        return packing(False, f"{type(capture.model).__name__} computes packed pieces otherwise than alone", error)
+        return packing(False, f"{name} computes packed pieces otherwise than alone", error)
     return packing(True, "every piece is computed as it is alone", error)
 
 
@@ -114,20 +155,9 @@ def _check_rope(model: "PreTrainedModel", context_length: int) -> None:
             )
 
 
-def _check_padding(
-    capture: ActivationCapture, input_ids: Tensor, pieces: list[_Piece], alone: _Values, least: float
-) -> float:
-    """By how much rounding alone changes a piece in a padded row; the tokens of the padding must not matter."""
-    padded, otherwise = (_padded(capture, input_ids, pieces, end) for end in (0, -1))
-    is_single = capture.model.dtype in (torch.float32, torch.float64)
-    change = _difference(padded, otherwise, torch.max if is_single else torch.median)
-    noise = _difference(alone, padded, torch.median)
-    if max(change / least, noise / (_MOST_NOISE * least)) > 1:
-        raise ValueError(
-            f"{type(capture.model).__name__} is not causal: tokens after a piece change its activations (by "
-            f"{max(change, noise):.2g} of their norm), so an activation does not belong to the text up to it"
-        )
-    return noise
+def _longest_window(model: "PreTrainedModel", context_length: int) -> int:
+    """Of those that a piece of a packed context can be longer than; 0 where there is none."""
+    return max((window for window in _windows(model) if window < context_length), default=0)
 
 
 def _windows(model: "PreTrainedModel") -> Iterator[int]:
@@ -146,53 +176,45 @@ def _numbers(value: Any) -> Iterator[int]:
             yield from _numbers(part)
 
 
-def _pieces(length: int, window: int) -> list[_Piece]:
-    """A piece longer than the window before a short one, and a short one before a long one."""
-    first = min(max(length - _SHORT_PIECE, window + 1), length - 1)
-    short = min(_SHORT_PIECE, length - 1)
-    return [_Piece(0, 0, first), _Piece(0, first, length), _Piece(1, 0, short), _Piece(1, short, length)]
-
-
-def _replaced(input_ids: Tensor, others: Tensor, pieces: list[_Piece]) -> Tensor:
-    """Other tokens in the first piece of each row."""
-    changed = input_ids.clone()
-    for piece in pieces[::2]:
-        changed[piece.row, : piece.stop] = others[piece.row, : piece.stop]
-    return changed
-
-
-def _packed(capture: ActivationCapture, input_ids: Tensor, pieces: list[_Piece]) -> _Values:
-    position_ids = torch.zeros_like(input_ids)
+def _row(model: "PreTrainedModel", length: int, window: int, prefix: Sequence[int]) -> ProbeRow:
+    """Two or three pieces, the one in the middle as long as it can be, and longer than the window."""
+    before, after = min(_BEFORE, length // 3 or 1), min(_AFTER, length // 3)
+    spare = max(0, window + 1 - (length - before - after))
+    after = max(min(after, 1), after - spare)
+    before = max(1, min(before, length - after - window - 1))
+    pieces = [slice(start, stop) for start, stop in pairwise(sorted({0, before, length - after, length}))]
+    input_ids, *others = (probe_tokens(model, length, shift)[0] for shift in range(_N_OTHERS + 1))
+    special = _special_tokens(model)
+    if length > 2 * _SHORT:
+        at = length // 2
+        input_ids[at : at + len(special)] = torch.tensor(special, dtype=torch.long)
     for piece in pieces:
-        position_ids[piece.row, piece.start : piece.stop] = torch.arange(piece.stop - piece.start)
-    values = capture.run(input_ids, position_ids)
-    return [{name: value[row, start:stop] for name, value in values.items()} for row, start, stop in pieces]
+        start = list(prefix)[: piece.stop - piece.start]
+        input_ids[piece.start : piece.start + len(start)] = torch.tensor(start, dtype=torch.long)
+    return ProbeRow(input_ids, others, pieces)
 
 
-def _padded(capture: ActivationCapture, input_ids: Tensor, pieces: list[_Piece], end: int) -> _Values:
-    """Each piece in a row of its own, padded with its own first or last token."""
-    longest = max(piece.stop - piece.start for piece in pieces)
-    rows = input_ids.new_empty(len(pieces), longest)
-    for row, piece in zip(rows, pieces, strict=True):
-        tokens = input_ids[piece.row, piece.start : piece.stop]
-        row[:] = tokens[end]
-        row[: len(tokens)] = tokens
-    values = capture.run(rows)
-    lengths = [piece.stop - piece.start for piece in pieces]
-    return [{name: value[n, :length] for name, value in values.items()} for n, length in enumerate(lengths)]
+def _special_tokens(model: "PreTrainedModel") -> list[int]:
+    """Tokens that begin, end and pad texts, as far as the configuration names them."""
+    text = model.config.get_text_config()
+    named = (getattr(text, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id"))
+    return [token for token in named if isinstance(token, int) and 0 <= token < text.vocab_size]
 
 
-def _difference(expected: _Values, got: _Values, over_rows: Callable[[Tensor], Tensor], window: int = 0) -> float:
-    """Relative difference of rows, reduced over each piece's rows up to the window and beyond it; the worst of all.
+def _beyond_rounding(capture: ActivationCapture, tokens: Tensor, row: Mapping[str, Tensor], start: int) -> float:
+    """Relative change of tokens in ``row``, a run of theirs ``[1, length, d_in]`` or ``[length, d_in]``, against them alone."""
+    return max(
+        _largest_median(relative_change(value[0], row[name].reshape(-1, value.shape[-1])[start : start + len(tokens)]))
+        for name, value in capture.run(tokens[None]).items()
+    )
 
-    The median where rounding differs, since an expert chosen otherwise changes a single row by much.
+
+def _largest_median(change: Tensor) -> float:
+    """Of the parts of ``change [length]``, which are shortest at its ends.
+
+    Medians, since an expert that rounding chooses otherwise changes a single token by much.
     """
-    worst = 0.0
-    for one, other in zip(expected, got, strict=True):
-        for name, x in one.items():
-            scale = x.float().norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
-            difference = (other[name].float() - x.float()).norm(dim=-1) / scale
-            for start, stop in pairwise(sorted({0, min(window, len(difference)), len(difference)})):
-                value = float(over_rows(difference[start:stop]))
-                worst = max(worst, value if value == value else float("inf"))
-    return worst
+    length = len(change)
+    from_start = [size for size in (_SMALLEST_PART * 2**n for n in range(length.bit_length())) if 2 * size <= length]
+    borders = sorted({0, *from_start, *(length - size for size in from_start), length})
+    return max(float(change[start:stop].median()) for start, stop in pairwise(borders))

@@ -17,9 +17,18 @@ def bytes_per_row(d_in: int, dtype: StorageDtype) -> int:
 
 
 def encode_rows(activations: Tensor, dtype: StorageDtype) -> dict[str, Tensor]:
-    """Tensors that store ``activations [n_rows, d_in]``; int8 has one scale per row (largest magnitude / 127)."""
+    """Tensors that store ``activations [n_rows, d_in]``; int8 has one scale per row (largest magnitude / 127).
+
+    Raises ValueError where an activation is too large for the dtype.
+    """
     if dtype != "int8":
-        return {"activations": activations.to(getattr(torch, dtype)).contiguous()}
+        stored = activations.to(getattr(torch, dtype)).contiguous()
+        if not bool(stored.isfinite().all()):
+            raise ValueError(
+                f"an activation of {float(activations.abs().max()):.3g} is too large for harvest.dtype: {dtype} (up to "
+                f"{torch.finfo(stored.dtype).max:.3g}); set it to bfloat16, float32 or int8. Nothing of this shard was kept"
+            )
+        return {"activations": stored}
     rows = activations.float()
     scale = rows.abs().amax(dim=1) / _INT8_LEVELS
     quantised = (rows / scale.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round().to(torch.int8)

@@ -177,4 +177,8 @@ def tiny(name: str) -> PreTrainedModel:
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.2)
+            elif parameter.ndim == 1:  # no bias is zero and no scale is one by accident
+                parameter.data.mul_(torch.empty_like(parameter).uniform_(0.8, 1.2)).add_(
+                    torch.randn_like(parameter), alpha=0.02
+                )
     return model.eval().requires_grad_(False)

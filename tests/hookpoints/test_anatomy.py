@@ -1,37 +1,19 @@
 """Blocks that no library has: what is added to the stream is found where an equation holds, and refused elsewhere."""
 
-import types
-from typing import Any
+import copy
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from hookpoints.anatomy import Place
+from hookpoints.blocks import attached, find_blocks, forward
 from hookpoints.capture import ActivationCapture
-from hookpoints.equations import find_sum
-from hookpoints.packing import prove_packing
-from hookpoints.sites import SITES, Hookpoint
-from tests.models import tiny_llama
-
-INPUT_IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
-
-
-def model_of(forward):
-    """A tiny Llama whose blocks compute something else."""
-    model: Any = tiny_llama()
-    for layer in model.model.layers:
-        layer.extra = nn.Linear(32, 32, bias=False)
-        nn.init.normal_(layer.extra.weight, std=0.2)
-        layer.forward = types.MethodType(forward, layer)
-    return model.requires_grad_(False)
-
-
-def attention(block, x: Tensor, kwargs) -> Tensor:
-    return block.self_attn(hidden_states=block.input_layernorm(x), **kwargs)[0]
-
-
-def mlp(block, x: Tensor) -> Tensor:
-    return block.mlp(block.post_attention_layernorm(x))
+from hookpoints.equations import adds_up, find_sum
+from hookpoints.probe import anatomies, probe_tokens
+from hookpoints.sites import Hookpoint
+from tests.hookpoints.families import FAMILIES, tiny
+from tests.hookpoints.toys import INPUT_IDS, attention, found, mlp, model_of, usual
 
 
 def in_place(block, hidden_states, **kwargs):
@@ -75,33 +57,6 @@ def gated_by_the_tokens(block, hidden_states, **kwargs):
     return mid + mlp(block, mid)
 
 
-def usual(block, hidden_states, **kwargs):
-    mid = hidden_states + attention(block, hidden_states, kwargs)
-    return mid + mlp(block, mid)
-
-
-def looks_ahead(block, hidden_states, **kwargs):
-    after = usual(block, hidden_states, **kwargs)
-    return after + torch.cat([after[:, 2:], torch.zeros_like(after[:, :2])], dim=1)
-
-
-def sees_the_first_token(block, hidden_states, **kwargs):
-    after = usual(block, hidden_states, **kwargs)
-    return after + 0.1 * after[:, :1]
-
-
-def found(model) -> dict[str, Tensor | str]:
-    """Each site's value, or why there is none."""
-    values: dict[str, Tensor | str] = {}
-    for site in SITES:
-        try:
-            with ActivationCapture(model, [Hookpoint(site, 1)]) as capture:
-                values[site] = capture.run(INPUT_IDS)[Hookpoint(site, 1).name]
-        except ValueError as refusal:
-            values[site] = str(refusal)
-    return values
-
-
 @pytest.mark.parametrize("forward", [in_place, subtracted])
 def test_the_equation_holds_whatever_the_block_does(forward):
     got = found(model_of(forward))
@@ -124,48 +79,160 @@ def test_what_is_not_attention_and_an_mlp_is_refused(forward):
     assert isinstance(got["resid_post"], Tensor)
 
 
-def test_rows_that_see_later_tokens_are_refused_and_rows_that_see_the_first_are_not_packed():
-    with (
-        ActivationCapture(model_of(looks_ahead), [Hookpoint("resid_post", 2)]) as capture,
-        pytest.raises(ValueError, match="is not causal: tokens after a piece change its activations"),
-    ):
-        prove_packing(capture, 64)
-    with ActivationCapture(model_of(sees_the_first_token), [Hookpoint("resid_post", 2)]) as capture:
-        packing = prove_packing(capture, 64)
-    assert not packing.is_packed
-    assert "lets a piece see the one before it" in packing.reason
+def in_a_row(*parts: str):
+    """A block of sublayers, each added to the stream: attention where the name says so, one matrix for `mamba` and `memory`."""
+
+    def forward(block, hidden_states, **kwargs):
+        for name in parts:
+            part, x = getattr(block, name), getattr(block, f"norm_of_{name}")(hidden_states)
+            hidden_states = hidden_states + (part(hidden_states=x, **kwargs)[0] if "attn" in name else part(x))
+        return hidden_states
+
+    model = model_of(forward)
+    for layer in model.model.layers:
+        kinds = {"attn": layer.self_attn, "mlp": layer.mlp, "mamba": layer.extra, "memory": layer.extra}
+        for name in parts:
+            part = copy.deepcopy(next(kind for word, kind in kinds.items() if word in name))
+            for parameter in part.parameters():
+                nn.init.normal_(parameter, std=0.2)
+            setattr(layer, name, part)
+            setattr(layer, f"norm_of_{name}", copy.deepcopy(layer.input_layernorm))
+    return model.requires_grad_(False)
 
 
-def test_rotary_frequencies_that_follow_the_longest_position_are_refused():
-    model = tiny_llama()
-    model.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
-    with ActivationCapture(model, [Hookpoint("resid_post", 2)]) as capture:
-        assert prove_packing(capture, 128).is_packed
-        with pytest.raises(
-            ValueError, match=r"depend on the longest position.*set harvest.context_length to 128 or less"
-        ):
-            prove_packing(capture, 256)
+def without(model, *names: str) -> Tensor:
+    """resid_post of block 1 when some of its parts give nothing."""
+    for name in names:
+        for parameter in getattr(model.model.layers[1], name).parameters():
+            parameter.data.zero_()
+    with ActivationCapture(model, [Hookpoint("resid_post", 1)], 64) as capture:
+        return capture.run(INPUT_IDS)["blocks.1.hook_resid_post"]
 
 
-@pytest.mark.parametrize("context_length", [2, 3, 9, 64])
-def test_packing_is_proved_at_any_context_length(context_length):
-    with ActivationCapture(tiny_llama(), [Hookpoint("mlp_out", 1)]) as capture:
-        packing = prove_packing(capture, context_length)
-    assert packing.is_packed
-    assert packing.probe_length == min(context_length, 48)
+@pytest.mark.parametrize(
+    ("parts", "sites"),
+    [
+        (("mlp1", "self_attn", "mlp"), {"attn_out", "mlp_out"}),
+        (("attn1", "attn2", "mlp"), {"attn_out", "mlp_out", "resid_mid"}),
+        (("mamba", "self_attn", "mlp"), {"attn_out", "mlp_out", "resid_mid"}),
+        (("self_attn", "mamba", "mlp"), {"attn_out", "mlp_out", "resid_mid"}),
+        (("self_attn", "mlp", "mlp2"), {"attn_out", "mlp_out", "resid_mid"}),
+        (("attn1", "mlp1", "attn2", "mlp2"), {"attn_out", "mlp_out"}),
+        (("self_attn", "memory"), {"attn_out"}),
+        (("self_attn", "memory", "mlp"), {"attn_out"}),
+    ],
+)
+def test_blocks_of_other_sublayers(parts, sites):
+    """A role's site is all that it adds; resid_mid is what lies between attention and its like, and MLPs."""
+    model = in_a_row(*parts)
+    got = found(model)
+    assert {site for site in ("resid_mid", "attn_out", "mlp_out") if isinstance(got[site], Tensor)} == sites
+    mlps = [name for name in parts if "mlp" in name]
+    if "resid_mid" in sites:
+        torch.testing.assert_close(got["resid_mid"], without(model, *mlps))  # pyright: ignore
+    if "mlp_out" in sites and "mamba" not in parts:
+        torch.testing.assert_close(got["resid_post"], got["resid_pre"] + got["attn_out"] + got["mlp_out"])  # pyright: ignore
+
+
+def late_branch(block, hidden_states, **kwargs):
+    """Something more is added from the seventeenth token on."""
+    after = usual(block, hidden_states, **kwargs)
+    after[:, 16:] += block.extra(hidden_states)[:, 16:]
+    return after
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_branch_that_adds_little_or_late_is_seen(dtype):
+    def weak_branch(block, hidden_states, **kwargs):
+        mid = hidden_states + attention(block, hidden_states, kwargs)
+        return mid + mlp(block, mid) + 0.003 * block.extra(block.post_attention_layernorm(mid))
+
+    for change in (late_branch, weak_branch):
+        assert isinstance(found(model_of(change).to(dtype))["mlp_out"], str)
+
+
+def test_a_stream_that_is_scaled_a_little_is_refused():
+    def forward(block, hidden_states, **kwargs):
+        return usual(block, 0.998 * hidden_states, **kwargs)
+
+    assert isinstance(found(model_of(forward).bfloat16())["mlp_out"], str)
+
+
+@pytest.mark.parametrize(("part", "site"), [("self_attn.o_proj", "attn_out"), ("mlp.down_proj", "mlp_out")])
+def test_a_sublayer_that_adds_nothing(part, site):
+    model = model_of(usual)
+    model.model.layers[1].get_submodule(part).weight.zero_()
+    got = found(model)
+    assert "adds less than the rounding of the stream" in got[site]  # pyright: ignore
+    assert "adds less than the rounding of the stream" in got["resid_mid"]  # pyright: ignore
+    assert isinstance(got["mlp_out" if site == "attn_out" else "attn_out"], Tensor)
+
+
+def test_multipliers_of_any_kind():
+    def forward(block, hidden_states, **kwargs):
+        mid = hidden_states + attention(block, hidden_states, kwargs) * block.res_mult
+        return mid + mlp(block, mid) * block.res_mult
+
+    for multiplier in (2, 0.37, torch.tensor(0.37), nn.Parameter(torch.tensor([0.37]))):
+        model = model_of(forward)
+        for layer in model.model.layers:
+            layer.res_mult = multiplier
+        got = found(model)
+        torch.testing.assert_close(got["resid_post"], got["resid_pre"] + got["attn_out"] + got["mlp_out"])  # pyright: ignore
+
+
+@pytest.mark.filterwarnings("ignore")  # of transformers' own configurations
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["bert", "camembert", "electra", "marian", "blenderbot-small"])
+def test_a_state_of_the_stream_is_not_taken_for_what_is_added(name, dtype):
+    """Blocks that normalise the stream, with sublayers near its rounding: what is found is what the sublayer gave, or nothing."""
+    model = tiny(name)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data.mul_(0.1)
+    model = model.to(dtype)
+    outputs = FAMILIES[name].modules
+    assert outputs is not None
+    for layer, sites in anatomies(model, range(4), 21).items():
+        for site in ("attn_out", "mlp_out"):
+            place, module = sites[site], outputs[site]
+            if not isinstance(place, Place):
+                continue
+            expected: list[Tensor] = []
+
+            def keep(_module, _args, output, expected=expected):
+                expected.append(output[0] if isinstance(output, tuple) else output)
+
+            with attached([find_blocks(model)[layer].get_submodule(module).register_forward_hook(keep)]):
+                with ActivationCapture(model, [Hookpoint(site, layer)], 21) as capture:
+                    expected.clear()
+                    (value,) = capture.run(probe_tokens(model, 21)).values()
+                forward(model, probe_tokens(model, 21))
+            torch.testing.assert_close(value, expected[-1].reshape(value.shape), rtol=0, atol=0)
 
 
 def test_a_sum_is_told_from_rounding_in_low_precision():
     """bfloat16: an addition of one hundredth of the stream is found, another tensor is not taken for it."""
     generator = torch.Generator().manual_seed(0)
-    stream, added, other = torch.randn(3, 4096, generator=generator, dtype=torch.float64)
+    stream, added, other = torch.randn(3, 64, 64, generator=generator)
+    before, added, other = stream.bfloat16(), (0.01 * added).bfloat16(), (0.01 * other).bfloat16()
     rounding = torch.finfo(torch.bfloat16).eps
-    before, added = stream.bfloat16().double(), (0.01 * added).bfloat16().double()
-    after = (before + added).bfloat16().double()
-    sum_found = find_sum(after - before, torch.stack([0.01 * other, added]), [0, 1], 1, rounding, [])
+
+    def found_in(after: Tensor, *tensors: Tensor, multipliers=()):
+        values = torch.stack([(tensor.double() / before.double().abs()).flatten() for tensor in tensors])
+        change = ((after.double() - before.double()) / before.double().abs()).flatten()
+
+        def holds(indices, factors):
+            return adds_up(before, after, [tensors[i] for i in indices], factors)
+
+        return find_sum(change, values, values @ values.T, range(len(tensors)), 1, rounding, multipliers, holds)
+
+    sum_found = found_in(before + added, other, added)
     assert sum_found is not None
-    assert sum_found.indices == (1,)
-    assert sum_found.factors == (1.0,)
-    assert find_sum(after - before, torch.stack([0.01 * other]), [0], 1, rounding, []) is None
-    assert find_sum(after - before, torch.stack([added / 0.3]), [0], 1, rounding, [0.3]) is not None
-    assert find_sum(after - before, torch.stack([added / 0.3]), [0], 1, rounding, []) is None
+    assert (sum_found.indices, sum_found.factors) == ((1,), (1.0,))
+    assert found_in(before + added, other) is None
+    third = (added / 0.3).bfloat16()
+    scaled = found_in(before + 0.3 * third, third, multipliers=[0.3])
+    assert scaled is not None
+    assert scaled.factors == (0.3,)
+    assert found_in(before + 0.3 * third, third) is None

@@ -58,7 +58,7 @@ def test_every_row_is_the_models_activation_of_its_token(tmp_path, corpus_file):
             rows = dataset.read(HOOK, index).activations
             first, last = int(tokens["sequence"].min()), int(tokens["sequence"].max()) + 1
             contexts = read_contexts(tmp_path / "contexts", split, first, last, 32)
-            with ActivationCapture(language_model.model, [Hookpoint("mlp_out", 1)]) as capture:
+            with ActivationCapture(language_model.model, [Hookpoint("mlp_out", 1)], 32) as capture:
                 expected = capture.run(contexts.input_ids, contexts.position_ids)[HOOK]
             ids = contexts.input_ids[tokens["sequence"].long() - first]
             flat_position = _flat_positions(contexts, tokens, first)

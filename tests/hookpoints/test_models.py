@@ -8,11 +8,12 @@ import torch
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, T5Config
 
 from core.devices import resolve_device, resolve_dtype
-from hookpoints.capture import ActivationCapture, probe_tokens
+from hookpoints.capture import ActivationCapture
 from hookpoints.config import EmbeddedModel, LocalModel
 from hookpoints.embedded import _gguf_path, embedded_folder
 from hookpoints.models import content_hash, load_model, model_files, model_shape
 from hookpoints.packing import prove_packing
+from hookpoints.probe import probe_tokens
 from hookpoints.sites import SITES, Hookpoint, HookpointConfig, middle_layer, parse_hook_name, resolve_hookpoint
 from tests.models import D_MODEL, N_LAYERS, tiny_language_model, tiny_tokenizer
 
@@ -128,8 +129,8 @@ def test_the_text_blocks_of_a_model_that_sees(tmp_path):
     assert (loaded.n_layers, loaded.d_model) == (2, 32)
     assert 90 not in probe_tokens(loaded.model, 1000)
     hookpoints = [Hookpoint(site, 1) for site in SITES]
-    with ActivationCapture(loaded.model, hookpoints) as capture:
-        assert prove_packing(capture, 64).is_packed
+    with ActivationCapture(loaded.model, hookpoints, 64) as capture:
+        assert prove_packing(capture).is_packed
         got = {name.split("hook_")[1]: value for name, value in capture.run(torch.tensor([[5, 6, 7, 8]])).items()}
     torch.testing.assert_close(got["resid_mid"], got["resid_pre"] + got["attn_out"])
     torch.testing.assert_close(got["resid_post"], got["resid_mid"] + got["mlp_out"])

@@ -78,7 +78,7 @@ def provenance() -> Provenance:
         mean=[0.0] * 576,
         held_out_mean=[0.0] * 576,
     )
-    packing = Packing(is_packed=True, reason="proved", error=0.0, tolerance=1e-4, probe_length=48)
+    packing = Packing(is_packed=True, reason="proved", error=0.0, tolerance=1e-4, rounding=0.0)
     place = Place(terms=[Term(module="mlp", end="output")])
     manifest = Manifest(
         model="smollm2-135m",
