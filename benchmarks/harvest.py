@@ -1,9 +1,10 @@
 """Throughput of the harvest over that of the bare forward to the same block: same model, same batches, same run.
 
-    python -m benchmarks.harvest [--repeats 5] [--tokens 65536]
+    python -m benchmarks.harvest [--repeats 5] [--tokens 65536] [--dtype auto]
 
 Interleaved, medians. Capturing one hook and three hooks are timed as whole harvests: proof of capture, reading contexts, capture,
-filters, statistics, shuffling, checksums, fsync. The last line is one JSON object.
+filters, statistics, shuffling, checksums, fsync. The proof is timed alone too, in seconds and in contexts that the bare forward
+reads meanwhile. The last line is one JSON object.
 """
 
 import argparse
@@ -12,13 +13,16 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import get_args
 
+from core.devices import Dtype
 from hookpoints.capture import ActivationCapture
 from hookpoints.config import HarvestConfig
 from hookpoints.contexts import packed_batches, read_contexts
 from hookpoints.corpus import EmbeddedCorpus
 from hookpoints.harvest import harvest
 from hookpoints.models import EmbeddedModel, LanguageModel, load_model
+from hookpoints.packing import prove_packing
 from hookpoints.sites import HookpointConfig, Site, resolve_hookpoint
 
 SITES: dict[str, list[Site]] = {"one hook": ["mlp_out"], "three hooks": ["attn_out", "resid_mid", "mlp_out"]}
@@ -63,19 +67,31 @@ def whole_harvest(language_model: LanguageModel, config: HarvestConfig, folder: 
     return total / (time.perf_counter() - started)
 
 
+def proof_seconds(language_model: LanguageModel, config: HarvestConfig) -> tuple[float, float]:
+    """Of finding and proving the places, and of proving how pieces are read."""
+    hookpoints = [resolve_hookpoint(hookpoint, language_model.n_layers) for hookpoint in config.hookpoints]
+    started = time.perf_counter()
+    with ActivationCapture(language_model.model, hookpoints, config.context_length) as capture:
+        found = time.perf_counter()
+        prove_packing(capture)
+    return found - started, time.perf_counter() - found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=65_536)
+    parser.add_argument("--dtype", choices=get_args(Dtype), default="auto")
     arguments = parser.parse_args()
-    language_model = load_model(EmbeddedModel(embedded="smollm2-135m"))
+    language_model = load_model(EmbeddedModel(embedded="smollm2-135m", dtype=arguments.dtype))
+    config, proofs = settings(SITES["one hook"], arguments.tokens), list[tuple[float, float]]()
     rates: dict[str, list[float]] = {"bare forward": [], **{name: [] for name in SITES}}
     with tempfile.TemporaryDirectory() as temporary:
         folders = {name: Path(temporary) / name for name in SITES}
         for name, sites in SITES.items():  # packs the contexts and warms up
             whole_harvest(language_model, settings(sites, arguments.tokens), folders[name])
         for _ in range(arguments.repeats):
-            config = settings(SITES["one hook"], arguments.tokens)
+            proofs.append(proof_seconds(language_model, config))
             rates["bare forward"].append(bare_forward(language_model, config, folders["one hook"]))
             for name, sites in SITES.items():
                 rates[name].append(whole_harvest(language_model, settings(sites, arguments.tokens), folders[name]))
@@ -86,6 +102,11 @@ def main() -> None:
     for name, rate in medians.items():
         spread = f"{min(rates[name]):,.0f} to {max(rates[name]):,.0f}"
         print(f"{name:14} {rate:8,.0f} tokens/s ({spread})  {rate / medians['bare forward']:.3f} of the bare forward")
+    places, packing = (statistics.median(column) for column in zip(*proofs, strict=True))
+    n_contexts = (places + packing) * medians["bare forward"] / config.context_length
+    print(
+        f"proof          {places:.2f} s of places, {packing:.2f} s of packing: {n_contexts:.1f} contexts of the bare forward"
+    )
     ratios = [three / bare for three, bare in zip(rates["three hooks"], rates["bare forward"], strict=True)]
     one = [single / bare for single, bare in zip(rates["one hook"], rates["bare forward"], strict=True)]
     print(
@@ -93,6 +114,7 @@ def main() -> None:
             {
                 "harvest_over_bare_forward": round(statistics.median(ratios), 4),
                 "one_hook_over_bare_forward": round(statistics.median(one), 4),
+                "proof_in_contexts": round(n_contexts, 2),
             }
         )
     )
