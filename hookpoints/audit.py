@@ -1,6 +1,6 @@
 """A piece of every shard is read once more, alone, and compared with the rows that the shard keeps of it.
 
-What was proved of the model on a few tokens (`hookpoints.packing`) is so held against the text itself, at the size of a batch.
+What was proved of the model on other tokens (`hookpoints.packing`) is so held against the text, at the size of a batch.
 """
 
 import torch
