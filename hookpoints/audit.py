@@ -3,6 +3,9 @@
 What was proved of the model on other tokens (`hookpoints.packing`) is so held against the text, at the size of a batch.
 """
 
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
 import torch
 from torch import Tensor
 
@@ -13,34 +16,45 @@ from hookpoints.passes import Pass
 
 _LEAST_ROWS = 8
 _NOISE_FACTOR = 4
+_N_TRIED = 4
 
 
-def check_alone(capture: ActivationCapture, contexts: Contexts, made: Pass, tolerance: float) -> None:
-    """Raise ValueError where the last piece of a forward pass differs from itself alone by more than rounding.
+def check_alone(capture: ActivationCapture, contexts: Contexts, made: Sequence[Pass], tolerance: float) -> None:
+    """Raise ValueError where the last pieces of a shard's forward passes differ from themselves alone by more than rounding.
 
-    Differs means the median over its rows, since an expert that rounding chooses otherwise changes a single one by much. What
-    rounding does is ``tolerance`` or, where that does not do, several times what more tokens in its row change.
+    Differs means the median over a piece's rows. An expert that rounding chooses otherwise changes the tokens after it too, but
+    seldom; so one piece that agrees is enough, and of those that do not several are tried.
     """
-    input_ids, position_ids = contexts.input_ids.flatten(), contexts.position_ids.flatten()
-    starts = (position_ids == 0).nonzero()[:, 0]
-    pieces, n_rows = (torch.searchsorted(starts, made.place, right=True) - 1).unique_consecutive(return_counts=True)
-    long_enough = pieces[n_rows >= _LEAST_ROWS]
-    if not len(long_enough):
-        return
-    start = int(starts[long_enough[-1]])
-    later = starts[starts > start]
-    tokens = input_ids[start : int(later[0]) if len(later) else None][None]
-    is_row = (made.place >= start) & (made.place < start + tokens.shape[1])
-    place = made.place[is_row] - start
-    alone = _rows(capture, tokens, place)
-    change = _change(alone, {name: rows[is_row] for name, rows in made.activations.items()})
-    if change <= tolerance or change <= _NOISE_FACTOR * _change(alone, _rows(capture, tokens[:, :-1], place)):
-        return
-    raise ValueError(
-        f"{type(capture.model).__name__} computes a piece of {tokens.shape[1]} tokens otherwise in a batch than alone (by "
-        f"{change:.2g} of its activations' norm), so the rows of a shard would depend on what stands beside them; nothing of "
-        "this shard was kept. Set harvest.batch_tokens to harvest.context_length, or use another model"
-    )
+    changes: list[float] = []
+    for one, piece in islice(_last_pieces(contexts, made), _N_TRIED):
+        tokens = contexts.input_ids.flatten()[piece][None]
+        is_row = (one.place >= piece.start) & (one.place < piece.stop)
+        place = one.place[is_row] - piece.start
+        alone = _rows(capture, tokens, place)
+        change = _change(alone, {name: rows[is_row] for name, rows in one.activations.items()})
+        if change <= tolerance or change <= _NOISE_FACTOR * _change(alone, _rows(capture, tokens[:, :-1], place)):
+            return
+        changes.append(change)
+    if changes:
+        raise ValueError(
+            f"{type(capture.model).__name__} computes pieces of text otherwise in a batch than alone (by {min(changes):.2g} of "
+            "their activations' norm or more), so the rows of a shard would depend on what stands beside them; nothing of "
+            "this shard was kept. Set harvest.batch_tokens to harvest.context_length, or use another model"
+        )
+
+
+def _last_pieces(contexts: Contexts, made: Sequence[Pass]) -> Iterator[tuple[Pass, slice]]:
+    """The last piece with enough rows of every pass, then the one before it, and so on; as places in the flat contexts."""
+    starts = (contexts.position_ids.flatten() == 0).nonzero()[:, 0]
+    stops = torch.cat([starts[1:], torch.tensor([contexts.input_ids.numel()])])
+    of_passes: list[list[int]] = []
+    for one in made:
+        pieces, n_rows = (torch.searchsorted(starts, one.place, right=True) - 1).unique_consecutive(return_counts=True)
+        of_passes.append(pieces[n_rows >= _LEAST_ROWS].tolist())
+    for rank in range(1, max(map(len, of_passes), default=0) + 1):
+        for one, pieces in zip(made, of_passes, strict=True):
+            if rank <= len(pieces):
+                yield one, slice(int(starts[pieces[-rank]]), int(stops[pieces[-rank]]))
 
 
 def _rows(capture: ActivationCapture, tokens: Tensor, place: Tensor) -> dict[str, Tensor]:

@@ -163,8 +163,7 @@ def _make_missing(work: _Work, shards: list[_Shard]) -> Iterator[Progress]:
                 for one in passes(work.capture, contexts, selection.keep, config, is_packed=is_packed):
                     made.append(one)
                     yield Progress(done_tokens + sum(done.n_tokens for done in made), total, done_bytes)
-                for one in (made[0], made[-1])[shard.number > 0 :]:
-                    check_alone(work.capture, contexts, one, work.proof.packing.tolerance)
+                check_alone(work.capture, contexts, made, work.proof.packing.tolerance)
                 tokens = token_columns(contexts, selection.keep, shard.start)
                 if pending is not None:
                     pending.result()
