@@ -18,14 +18,16 @@ from typing import get_args
 from core.devices import Dtype
 from hookpoints.capture import ActivationCapture
 from hookpoints.config import HarvestConfig
-from hookpoints.contexts import packed_batches, read_contexts
+from hookpoints.contexts import ContextStore, packed_batches
 from hookpoints.corpus import EmbeddedCorpus
+from hookpoints.described import Described
 from hookpoints.harvest import harvest
 from hookpoints.models import EmbeddedModel, LanguageModel, load_model
 from hookpoints.packing import prove_packing
 from hookpoints.sites import HookpointConfig, Site, resolve_hookpoint
 
 SITES: dict[str, list[Site]] = {"one hook": ["mlp_out"], "three hooks": ["attn_out", "resid_mid", "mlp_out"]}
+MODEL = EmbeddedModel(embedded="smollm2-135m")
 CORPUS = EmbeddedCorpus(embedded="python-docs")
 
 
@@ -39,12 +41,12 @@ def bare_forward(language_model: LanguageModel, config: HarvestConfig, folder: P
     """Tokens per second of the model alone, stopped after the deepest site, on the same packed contexts."""
     model = language_model.model
     deepest = resolve_hookpoint(config.hookpoints[-1], language_model.n_layers)
-    batches = []
+    batches, store = [], ContextStore(folder / "contexts")
     for split in ("train", "held_out"):
         n_contexts = config.n_contexts[split]
         for start in range(0, n_contexts, config.batch_contexts):
             stop = min(start + config.batch_contexts, n_contexts)
-            contexts = read_contexts(folder / "contexts", split, start, stop, config.context_length)
+            contexts = store.read(split, start, stop)
             batches += packed_batches(contexts, config.batch_contexts)
     with ActivationCapture(model, [deepest], config.context_length) as capture:
         started = time.perf_counter()
@@ -58,8 +60,7 @@ def whole_harvest(language_model: LanguageModel, config: HarvestConfig, folder: 
     """Tokens per second of a harvest whose contexts are packed already; the folder is emptied of shards first."""
     for path in [*folder.rglob("shard-*"), *folder.glob("manifest.json")]:
         path.unlink()
-    (folder / "harvest.json").unlink(missing_ok=True)
-    steps = harvest(language_model, CORPUS, config, folder)
+    steps = harvest(language_model, Described(MODEL, CORPUS, config), folder, {})
     started = time.perf_counter()
     total = 0
     for progress in steps:

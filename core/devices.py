@@ -8,19 +8,28 @@ if TYPE_CHECKING:
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 
-def resolve_device(device: str) -> "torch.device":
-    """``auto`` becomes CUDA, then MPS, then CPU. Raises ValueError for a device this machine lacks."""
+def resolve_device(device: str, *, needs_float64: bool = False) -> "torch.device":
+    """``auto`` becomes CUDA, then MPS (where float64 is not needed, which it lacks), then CPU.
+
+    Raises ValueError for a device that this machine lacks, or that cannot do the work.
+    """
     import torch
 
+    has_mps = torch.backends.mps.is_available()
     if device == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps and not needs_float64 else "cpu"
         return torch.device(name)
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device {device!r} is unknown; give auto, cpu, cuda, cuda:<n> or mps") from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r}: this machine has no CUDA device; give auto or cpu")
+    n_cuda = torch.cuda.device_count()
+    if resolved.type == "cuda" and (resolved.index or 0) >= n_cuda:
+        raise ValueError(f"device {device!r}: this machine has {n_cuda or 'no'} CUDA device(s); give auto or cpu")
+    if resolved.type == "mps" and not has_mps:
+        raise ValueError(f"device {device!r}: this machine has none; give auto or cpu")
+    if resolved.type == "mps" and needs_float64:
+        raise ValueError(f"device {device!r} has no float64, which this work needs; give auto or cpu")
     return resolved
 
 

@@ -1,23 +1,23 @@
 """Folders of trained models, SAEs and networks alike: ``cfg.json`` + ``weights.safetensors``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core.files import read_json, write_atomically, write_json
+from core.files import DamagedFileError, read_json, write_json
+from core.tensors import read_tensors, tensor_shapes, write_tensors
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG_FILE, WEIGHTS_FILE = "cfg.json", "weights.safetensors"
+_WAY_OUT = "delete that folder and run dipole train again, or copy it anew"
 
 
 def write_model(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
     """Write a folder; ``cfg.json`` comes last, so a folder that has it is complete."""
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(folder / WEIGHTS_FILE, lambda temporary: save_file(on_cpu, temporary))
-    write_json(folder / CONFIG_FILE, {"format_version": FORMAT_VERSION, **config})
+    digest = write_tensors(folder / WEIGHTS_FILE, tensors)
+    write_json(folder / CONFIG_FILE, {"format_version": FORMAT_VERSION, "weights_sha256": digest, **config})
 
 
 def is_model_complete(folder: Path) -> bool:
@@ -30,7 +30,7 @@ def read_config(folder: Path, what: str, example: str) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise ValueError(f"{folder} holds no complete {what} (no {CONFIG_FILE}); give a folder like {example}")
-    config = read_json(path)
+    config = read_json(path, _WAY_OUT)
     if config.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{path}: format_version is {config.get('format_version')!r}, this version reads {FORMAT_VERSION}"
@@ -38,14 +38,24 @@ def read_config(folder: Path, what: str, example: str) -> dict[str, Any]:
     return config
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Raises ValueError naming the file when it is missing or damaged."""
-    try:
-        return load_file(folder / WEIGHTS_FILE)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise mismatch(folder, error) from error
+def read_weights(
+    folder: Path, config: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]] | None
+) -> dict[str, Tensor]:
+    """The tensors that ``config`` describes; of the ``expected`` names and shapes, if given, before anything is allocated.
+
+    Raises ValueError naming the file when it is missing, damaged, or holds something else.
+    """
+    path = folder / WEIGHTS_FILE
+    shapes = tensor_shapes(path, _WAY_OUT)
+    if expected is not None and shapes != dict(expected):
+        names = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
+        there, wanted = shapes.get(names[0], "absent"), expected.get(names[0], "absent")
+        raise mismatch(folder, f"{names[0]} is {there}, not {wanted}")
+    return read_tensors(path, config["weights_sha256"], _WAY_OUT)
 
 
-def mismatch(folder: Path, error: Exception) -> ValueError:
+def mismatch(folder: Path, why: object) -> ValueError:
     """The error of weights that are not those which the config describes."""
-    return ValueError(f"{folder / WEIGHTS_FILE} does not hold the weights {folder / CONFIG_FILE} describes: {error}")
+    return DamagedFileError(
+        f"{folder / WEIGHTS_FILE} does not hold the weights {folder / CONFIG_FILE} describes: {why}"
+    )

@@ -1,9 +1,13 @@
 """Configuration models: their base, unions told apart by a key, and what differs between two configurations."""
 
+import glob
+import os
+import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import core_schema
 
 
@@ -31,8 +35,54 @@ class ChosenBy:
         return value if isinstance(value, BaseModel) else self.choose(value).model_validate(value)
 
 
+class StudyPlace:
+    """Where a study file lies, for the paths in it, and what is to be said of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.said: list[str] = []
+
+
+def _placed(text: str, info: ValidationInfo) -> str:
+    """``~`` and ``$VARIABLES`` replaced; a relative path is taken from where one stands or, if only that exists, from the
+    study file's folder."""
+    path = os.path.expandvars(os.path.expanduser(text))
+    if unknown := re.search(r"\$(\w+|\{\w+\})", path):
+        raise ValueError(f"{text!r} names {unknown[0]}, which is not set in the environment")
+    if path.startswith("~"):
+        raise ValueError(f"{text!r} names the home of a user whom this machine does not know")
+    place = info.context
+    if os.path.isabs(path) or not isinstance(place, StudyPlace):
+        return path
+    beside = os.path.normpath(place.folder / path)
+    is_here, is_beside = _exists(path), _exists(beside)
+    if is_here and is_beside and os.path.abspath(path) != os.path.abspath(beside):
+        place.said.append(f"{info.field_name} {text!r} is {os.path.abspath(path)}, not {beside} beside the study file")
+    if is_here or not is_beside:
+        return path
+    place.said.append(f"{info.field_name} {text!r} is {beside}, beside the study file")
+    return beside
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(path) or (glob.has_magic(path) and bool(glob.glob(path, recursive=True)))
+
+
+StudyPath = Annotated[str, Field(min_length=1), AfterValidator(_placed)]
+"""A path as a study gives it."""
+DeviceName = Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,3}|mps)$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def exactly(value: Any) -> str:
+    """A number in a name, the same for no other number; ``4`` for 4.0. Anything else as it is."""
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
 def source_tag(value: Any, tags: tuple[str, ...]) -> str | None:
     """The one key of ``value`` that says which member of a union is meant; None unless it is exactly one."""
+    if not isinstance(value, dict | BaseModel):
+        return None
     given = [tag for tag in tags if (tag in value if isinstance(value, dict) else tag in type(value).model_fields)]
     return given[0] if len(given) == 1 else None
 

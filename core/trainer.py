@@ -1,27 +1,25 @@
 """The trainer core: iteration, checkpoints, exact resume, stopping, signals. It knows no SAE and no data.
 
-    for record in fit(learner, batches, steps=1000, checkpoints=Checkpoints(path, every=200)):
+    for record in fit(learner, batches, steps=1000, checkpoints=Checkpoints(slot.load, slot.save, every=200)):
         ...   # the caller logs, evaluates, shows progress, saves
 
 Whatever the caller does between two steps, random numbers included, does not change what is learned.
 """
 
 import math
-import pickle
 import random
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.files import write_atomically
+from core.checkpoints import State
 
 Metrics = Mapping[str, Tensor | float]
 
@@ -91,9 +89,12 @@ class StepRecord(NamedTuple):
 
 
 class Checkpoints(NamedTuple):
-    """Where and how often the state is saved; it is also saved at the end and when a signal arrives."""
+    """How the state is kept, and how often; it is also saved at the end and when a signal arrives."""
 
-    path: Path
+    load: Callable[[], State | None]
+    """The state saved last; None where nothing is begun."""
+    save: Callable[[State], None]
+    """Keeps a state, whole, in place of the one before."""
     every: int
     """Steps between checkpoints."""
 
@@ -105,9 +106,9 @@ class NonFiniteLossError(ValueError):
 class InterruptedTrainingError(RuntimeError):
     """SIGINT or SIGTERM arrived; the state is saved."""
 
-    def __init__(self, signal_number: int, step: int, path: Path | None) -> None:
+    def __init__(self, signal_number: int, step: int, *, is_saved: bool) -> None:
         self.signal_number = signal_number
-        kept = f"checkpoint saved to {path}; the same command continues from there" if path else "nothing was saved"
+        kept = "it is saved, the same command continues from there" if is_saved else "nothing was saved"
         super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}: {kept}")
 
 
@@ -128,7 +129,7 @@ def fit(
     Raises NonFiniteLossError and InterruptedTrainingError; in the first case the last checkpoint stays as it was.
     """
     began = time.monotonic() if began is None else began
-    resumed = resume(learner, batches, checkpoints)
+    resumed = _resume(learner, batches, checkpoints)
     done, spent = resumed.step, resumed.seconds
     last_finite: dict[str, float] = {}
     if resumed.metrics is not None:
@@ -149,13 +150,15 @@ def fit(
             is_stopped = stop is not None and stop(record)
             is_last = done == steps or is_stopped
             if checkpoints and (is_last or done % checkpoints.every == 0 or received):
-                save_checkpoint(checkpoints.path, learner, batches, record, is_stopped=is_stopped)
+                checkpoints.save(_state(learner, batches, record, is_stopped=is_stopped))
             if received:
-                raise InterruptedTrainingError(received[0], done, checkpoints.path if checkpoints else None)
+                raise InterruptedTrainingError(received[0], done, is_saved=checkpoints is not None)
             with _unobserved():
                 yield record
             if is_last:
-                return
+                break
+        if received:  # while the last step was observed
+            raise InterruptedTrainingError(received[0], done, is_saved=checkpoints is not None)
 
 
 class _Resumed(NamedTuple):
@@ -169,34 +172,26 @@ class _Resumed(NamedTuple):
     """Whether `stop` ended training there."""
 
 
-def save_checkpoint(
-    path: Path, learner: Learner, batches: BatchSource, record: StepRecord, *, is_stopped: bool
-) -> None:
-    """Write the whole state atomically."""
-    state = {
+def _state(learner: Learner, batches: BatchSource, record: StepRecord, *, is_stopped: bool) -> State:
+    """Everything that continuing needs."""
+    return {
         **record._asdict(),
         "is_stopped": is_stopped,
         "learner": learner.state_dict(),
         "batches": batches.state_dict(),
         "random": _random_state(),
     }
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
 
 
-def resume(learner: Learner, batches: BatchSource, checkpoints: Checkpoints | None) -> _Resumed:
-    """Load the checkpoint, if there is one; returns where it stands. Raises ValueError when it cannot be read."""
-    if checkpoints is None or not checkpoints.path.exists():
+def _resume(learner: Learner, batches: BatchSource, checkpoints: Checkpoints | None) -> _Resumed:
+    """Load the checkpoint, if there is one; returns where it stands."""
+    state = checkpoints.load() if checkpoints else None
+    if state is None:
         return _Resumed()
-    try:
-        state = torch.load(checkpoints.path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"checkpoint {checkpoints.path} cannot be read ({error}); delete it to start afresh"
-        ) from error
     learner.load_state_dict(state["learner"])
     batches.load_state_dict(state["batches"])
     _set_random_state(state["random"])
-    return _Resumed(int(state["step"]), state.get("seconds", 0.0), state.get("metrics"), state.get("is_stopped", False))
+    return _Resumed(int(state["step"]), state["seconds"], state["metrics"], state["is_stopped"])
 
 
 def _random_state() -> dict[str, Any]:

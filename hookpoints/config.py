@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from core.devices import Dtype
-from core.schema import Schema, source_tag
+from core.files import safe_name
+from core.schema import DeviceName, Schema, Seed, StudyPath, source_tag
 from hookpoints.sites import HookpointConfig
 
 Split = Literal["train", "held_out"]
@@ -19,7 +20,7 @@ TOKEN_LABELS: tuple[TokenLabel, ...] = get_args(TokenLabel)
 class _ModelOptions(Schema):
     dtype: Dtype = "auto"
     """Compute type; `auto` is bfloat16 where the hardware computes it natively, else float32."""
-    device: str = "auto"
+    device: DeviceName = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
 
 
@@ -33,7 +34,7 @@ class EmbeddedModel(_ModelOptions):
 class HubModel(_ModelOptions):
     """A model of the Hugging Face Hub."""
 
-    hub: str
+    hub: str = Field(min_length=1)
     """Hub id, for example `EleutherAI/pythia-1b`."""
     revision: str = "main"
     """Branch, tag or commit."""
@@ -44,7 +45,7 @@ class HubModel(_ModelOptions):
 class LocalModel(_ModelOptions):
     """A folder that `save_pretrained` wrote, or a GGUF file (or a folder with one)."""
 
-    local: str
+    local: StudyPath
     """Path of the folder or file."""
     trust_remote_code: bool = False
     """Run Python code shipped with the model. Off: such a model is refused."""
@@ -81,15 +82,15 @@ class HarvestConfig(Schema):
 
     hookpoints: list[HookpointConfig] = Field(min_length=1)
     """Where to capture; all of them in one forward pass."""
-    n_tokens: int = Field(gt=0)
+    n_tokens: int = Field(gt=0, le=10**13)
     """Tokens that the model reads, both splits together; the harvest ends earlier if the corpus does."""
     held_out_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of the documents kept for evaluation."""
-    context_length: int = Field(default=256, ge=2)
+    context_length: int = Field(default=256, ge=2, le=2**22)
     """Tokens per context."""
-    batch_tokens: int = Field(default=4096, gt=0)
+    batch_tokens: int = Field(default=4096, gt=0, le=2**26)
     """Tokens per forward pass."""
-    shard_tokens: int = Field(default=65536, gt=0)
+    shard_tokens: int = Field(default=65536, gt=0, le=2**28)
     """Tokens per shard."""
     dtype: StorageDtype = "bfloat16"
     """How rows are stored."""
@@ -100,10 +101,10 @@ class HarvestConfig(Schema):
     """Drop the first position of every piece: an attention sink (docs/method.md, "Rows")."""
     drop_special_tokens: bool = True
     """Drop the rows of BOS, EOS and their like."""
-    norm_outlier_factor: float | None = Field(default=10.0, gt=1)
+    norm_outlier_factor: float | None = Field(default=10.0, gt=1, le=1e9)
     """Rows beyond the gap in the norms' distribution are left out of training and R2, or where there is no gap, rows over
     this many times the median norm; null keeps every row."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Of the document split and of the row order inside shards."""
 
     @property
@@ -131,7 +132,7 @@ class LabelConfig(Schema):
     """Computed from the tokens."""
     xor: list[TokenLabel] | None = Field(default=None, min_length=2, max_length=2)
     """True where exactly one of two computed labels is; rows are drawn evenly from all four combinations."""
-    csv: str | None = None
+    csv: StudyPath | None = None
     """A file with the columns split, sequence, document, position, label (0 or 1), as the token shards count them."""
 
     @model_validator(mode="after")
@@ -145,7 +146,7 @@ class LabelConfig(Schema):
         """For folders and tables."""
         if self.xor is not None:
             return "_xor_".join(self.xor)
-        return self.token if self.token is not None else Path(str(self.csv)).stem
+        return self.token if self.token is not None else safe_name(Path(str(self.csv)).stem)
 
     @property
     def positive_strata(self) -> tuple[int, ...]:

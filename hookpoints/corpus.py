@@ -4,16 +4,19 @@ import ast
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from core.schema import Schema, source_tag
+from core.schema import Schema, StudyPath, source_tag
+from hookpoints.corpus_files import expand, file_documents
 from hookpoints.hub import hub_errors, reading_hub
+from hookpoints.text import Document, Notes, chat_text, cleaned
 
-_SUFFIXES = (".txt", ".jsonl", ".parquet")
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _WITHOUT_HUB = "give local files as corpus.files, or use embedded: python-docs, which needs no network"
-_READ_CHARACTERS = 1 << 20
 _NOT_DOCUMENTATION = {
     "site-packages",
     "dist-packages",
@@ -33,7 +36,22 @@ class EmbeddedCorpus(Schema):
     """Name of an embedded corpus."""
 
 
-class HubCorpus(Schema):
+class _Columns(Schema):
+    text_column: str = "text"
+    """Column (of rows) that holds the text."""
+    messages_column: str | None = None
+    """Column that holds conversations in its place: lists of `{role, content}`, written by the tokenizer's chat template."""
+    tokens_column: str | None = None
+    """Column that holds token ids of the model's own tokenizer in its place."""
+
+    @model_validator(mode="after")
+    def _one_column(self) -> "_Columns":
+        if self.messages_column is not None and self.tokens_column is not None:
+            raise ValueError("give one of messages_column and tokens_column")
+        return self
+
+
+class HubCorpus(_Columns):
     """A dataset of the Hugging Face Hub."""
 
     hub: str
@@ -44,21 +62,17 @@ class HubCorpus(Schema):
     """Split to read."""
     revision: str | None = None
     """Branch, tag or commit."""
-    text_column: str = "text"
-    """Column that holds the text."""
     streaming: bool = True
     """Read over the network as needed, rather than download the whole dataset first."""
 
 
-class FilesCorpus(Schema):
-    """Local files: `.txt`, `.jsonl`, `.parquet`, or folders of them."""
+class FilesCorpus(_Columns):
+    """Local files, patterns of them (`data/*.jsonl`), or folders: `.txt .md .jsonl .json .parquet`, compressed too."""
 
-    files: list[str] = Field(min_length=1)
-    """Paths of files or folders."""
-    text_column: str = "text"
-    """Key (jsonl) or column (parquet) that holds the text."""
-    document_separator: str | None = None
-    """String between the documents of a `.txt` file; without it, each file is one document."""
+    files: list[StudyPath] = Field(min_length=1)
+    """Paths of files or folders; of a folder with files of rows, those alone are read."""
+    document_separator: str | None = Field(default=None, min_length=1)
+    """String between the documents of a text file; without it, each file is one document."""
 
 
 def _corpus_tag(value: Any) -> str | None:
@@ -89,19 +103,72 @@ def corpus_id(config: CorpusConfig) -> str:
             return ", ".join(config.files)
 
 
-def documents(config: CorpusConfig) -> Iterator[str]:
-    """The corpus, one non-empty document at a time, always in the same order.
+def documents(config: CorpusConfig, tokenizer: "PreTrainedTokenizerBase", notes: Notes) -> Iterator[Document]:
+    """The corpus, one non-empty document at a time, always in the same order; what was replaced or skipped goes to ``notes``.
 
     Raises ValueError (missing column, unreadable line, unknown file type) or ConnectionError (Hub) with the way out.
     """
     match config:
         case EmbeddedCorpus():
-            texts = python_docs()
+            found = iter(python_docs())
         case HubCorpus():
-            texts = _hub_documents(config)
+            found = _hub_documents(config, _Rows(config, tokenizer, notes))
         case FilesCorpus():
-            texts = _file_documents(config)
-    return (text for text in texts if text.strip())
+            found = file_documents(config.files, config.document_separator, _Rows(config, tokenizer, notes), notes)
+    return (document for document in found if not isinstance(document, str) or document.strip())
+
+
+def corpus_files(config: CorpusConfig) -> list[Path]:
+    """The files that it is read from; none where they are not on this machine, or it is no corpus of files."""
+    if not isinstance(config, FilesCorpus):
+        return []
+    try:
+        return expand(config.files, Notes())
+    except ValueError:
+        return []
+
+
+class _Rows:
+    """Rows -> documents."""
+
+    def __init__(self, columns: _Columns, tokenizer: "PreTrainedTokenizerBase", notes: Notes) -> None:
+        self._tokenizer, self._notes = tokenizer, notes
+        self._is_chat, self._is_tokens = columns.messages_column is not None, columns.tokens_column is not None
+        self.column = columns.messages_column or columns.tokens_column or columns.text_column
+
+    def __call__(self, row: Any, where: str, is_first: bool) -> Iterator[Document]:
+        """The row's document; none where it has no text. Raises ValueError where the first row of a file lacks the column."""
+        names = list(row) if isinstance(row, dict) else []
+        if self.column not in names and is_first:
+            raise ValueError(self._no_column(names, where))
+        value = row.get(self.column) if isinstance(row, dict) else None
+        if value is None or value == "" or value == []:
+            self._notes.add(f"rows without {self.column!r} were skipped", where)
+        elif self._is_chat:
+            yield cleaned(chat_text(value, self._tokenizer, where), where, self._notes)
+        elif self._is_tokens:
+            yield _token_list(value, where)
+        elif isinstance(value, str):
+            if value.strip():
+                yield cleaned(value, where, self._notes)
+            else:
+                self._notes.add(f"rows without {self.column!r} were skipped", where)
+        else:
+            self._notes.add(f"rows whose {self.column!r} is no text ({type(value).__name__}) were skipped", where)
+
+    def _no_column(self, names: list[Any], where: str) -> str:
+        there = ", ".join(map(str, names)) or "none, since its row is no mapping"
+        hints = {"messages": "messages_column", "conversations": "messages_column", "input_ids": "tokens_column"}
+        hint = next((f"corpus.{key}: {name}" for name, key in hints.items() if name in names), "corpus.text_column")
+        return f"{where}: no column {self.column!r}; it has: {there}. Set {hint}"
+
+
+def _token_list(value: Any, where: str) -> list[int]:
+    if isinstance(value, list) and all(type(token) is int and token >= 0 for token in value):
+        return value
+    raise ValueError(
+        f"{where}: corpus.tokens_column takes lists of token ids (whole numbers from 0), not {str(value)[:60]}"
+    )
 
 
 def python_docs() -> Iterator[str]:
@@ -131,7 +198,7 @@ def _module_docstrings(path: Path, module: str) -> str:
     return "\n\n".join(sections)
 
 
-def _hub_documents(config: HubCorpus) -> Iterator[str]:
+def _hub_documents(config: HubCorpus, read_row: _Rows) -> Iterator[Document]:
     import datasets
 
     name = f"corpus {corpus_id(config)}"
@@ -146,79 +213,4 @@ def _hub_documents(config: HubCorpus) -> Iterator[str]:
         raise ValueError(f"{name} cannot be read: {str(error).splitlines()[0]} Or {_WITHOUT_HUB}") from error
     with hub_errors(name, instead=_WITHOUT_HUB):
         for number, row in enumerate(rows):
-            yield _column(row, config.text_column, f"{name}, row {number}")
-
-
-def _file_documents(config: FilesCorpus) -> Iterator[str]:
-    for path in _expand(config.files):
-        match path.suffix:
-            case ".txt":
-                yield from _text_documents(path, config.document_separator)
-            case ".jsonl":
-                yield from _jsonl_documents(path, config.text_column)
-            case ".parquet":
-                yield from _parquet_documents(path, config.text_column)
-
-
-def _expand(given: list[str]) -> list[Path]:
-    """Files in the order given, folders opened and sorted. Raises ValueError for what is missing or of another type."""
-    paths: list[Path] = []
-    for text in given:
-        path = Path(text).expanduser()
-        if not path.exists():
-            raise ValueError(f"corpus.files: {text!r} does not exist (looked in {Path.cwd()})")
-        found = sorted(p for p in path.rglob("*") if p.suffix in _SUFFIXES) if path.is_dir() else [path]
-        if not found:
-            raise ValueError(f"corpus.files: folder {text!r} holds no file ending in {', '.join(_SUFFIXES)}")
-        paths.extend(found)
-    for path in paths:
-        if path.suffix not in _SUFFIXES:
-            raise ValueError(f"corpus.files: {path} ends in {path.suffix!r}; allowed are {', '.join(_SUFFIXES)}")
-    return paths
-
-
-def _text_documents(path: Path, separator: str | None) -> Iterator[str]:
-    if separator is None:
-        yield path.read_text(encoding="utf8")
-        return
-    rest = ""
-    with path.open(encoding="utf8") as handle:
-        while block := handle.read(_READ_CHARACTERS):
-            *whole, rest = (rest + block).split(separator)
-            yield from whole
-    yield rest
-
-
-def _jsonl_documents(path: Path, column: str) -> Iterator[str]:
-    import json
-
-    with path.open(encoding="utf8") as handle:
-        for number, line in enumerate(handle, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not valid JSON ({error})") from error
-            yield _column(row, column, f"{path}, line {number}")
-
-
-def _parquet_documents(path: Path, column: str) -> Iterator[str]:
-    from pyarrow import parquet
-
-    file = parquet.ParquetFile(path)
-    names = file.schema_arrow.names
-    if column not in names:
-        raise ValueError(_missing_column(column, names, str(path)))
-    for batch in file.iter_batches(batch_size=256, columns=[column]):
-        yield from (value for value in batch.column(0).to_pylist() if value)
-
-
-def _column(row: Any, column: str, where: str) -> str:
-    if not isinstance(row, dict) or not isinstance(row.get(column), str):
-        raise ValueError(_missing_column(column, list(row) if isinstance(row, dict) else [], where))
-    return row[column]
-
-
-def _missing_column(column: str, names: list[str], where: str) -> str:
-    return f"{where}: no text column {column!r}; it has: {', '.join(map(str, names)) or 'none'}. Set corpus.text_column"
+            yield from read_row(row, f"{name}, row {number}", number == 0)

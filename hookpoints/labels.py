@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from hookpoints.config import LabelConfig, Split, TokenLabel
-from hookpoints.contexts import read_contexts
+from hookpoints.contexts import ContextStore
 from hookpoints.shards import ActivationDataset
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def row_strata(
         return _look_up(keys, known, values, missing=-1)
     chosen: list[TokenLabel] = label.xor or [label.token or "starts_word"]
     first, last = int(tokens["sequence"].min()), int(tokens["sequence"].max()) + 1
-    context_length = dataset.manifest.harvest.context_length
-    contexts = read_contexts(dataset.folder / "contexts", split, first, last, context_length)
+    contexts = ContextStore(dataset.folder / "contexts").read(split, first, last)
     texts = token_texts(contexts.input_ids, tokenizer)
     marks = [context_labels(name, texts) for name in chosen]
     combined = 2 * marks[0].long() + marks[1] if label.xor else marks[0].long()

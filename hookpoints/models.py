@@ -1,6 +1,5 @@
 """Loading causal language models: from the Hub, from a folder, or the one that a package embeds."""
 
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -39,6 +38,12 @@ class LanguageModel(NamedTuple):
     @property
     def n_layers(self) -> int:
         return len(find_blocks(self.model))
+
+    @property
+    def n_embeddings(self) -> int:
+        """Tokens that it has."""
+        embedding: Any = self.model.get_input_embeddings()
+        return int(embedding.weight.shape[0])
 
     @property
     def d_model(self) -> int:
@@ -114,26 +119,6 @@ def model_files(config: ModelConfig) -> list[Path]:
             except (OSError, ValueError):
                 return []
     return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-
-
-def content_hash(language_model: LanguageModel) -> str:
-    """SHA-256 over every parameter and buffer: name, shape and bytes."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(language_model.model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def tokenizer_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """SHA-256 over the whole tokenizer definition (of a slow tokenizer: its vocabulary)."""
-    if tokenizer.is_fast:
-        definition = tokenizer.backend_tokenizer.to_str()  # pyright: ignore
-    else:
-        definition = str(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(definition.encode("utf8")).hexdigest()
 
 
 _MEMORY_WAYS_OUT = "use a smaller model, dtype: bfloat16, or a device with more free memory (device: ...)"

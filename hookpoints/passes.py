@@ -9,7 +9,7 @@ from torch import Tensor
 from hookpoints.capture import ActivationCapture
 from hookpoints.config import HarvestConfig
 from hookpoints.contexts import Contexts, packed_batches, padded_batches
-from hookpoints.manifest import Dropped
+from hookpoints.records import Dropped
 
 
 class Pass(NamedTuple):

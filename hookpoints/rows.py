@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from hookpoints.config import StorageDtype
-from hookpoints.manifest import HookRecord
 from hookpoints.outliers import NormBound, norm_histogram
+from hookpoints.records import HookRecord
 
 _INT8_LEVELS = 127
 _CHUNK_ROWS = 1024
@@ -67,6 +67,7 @@ def measure_and_encode(
     kept_norms = norms[~is_outlier].double()
     stored = encode_rows(rows, dtype)
     record = HookRecord(
+        n_rows=len(rows),
         norm_bound=None if bound is None else bound.value,
         norm_gap=None if bound is None else bound.gap,
         n_outliers=int(is_outlier.sum()),

@@ -3,26 +3,26 @@
     activations/manifest.json                                what is here, and from where
     activations/tokens/shard-00000.safetensors               token_ids, sequence, position, document  [n_rows]
     activations/<hook_name>/shard-00000.safetensors          activations [n_rows, d_in] (int8: and scale [n_rows]), outliers
-    activations/records/shard-00000.json                     counts, sums and checksums; written last: its shard is complete
+    activations/records/<part>/shard-00000.json              counts, sums and checksums; written last: its file is complete
 
 Row i of every hook is the token in row i of the token shard.
 """
 
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core.files import sha256_file, write_atomically
+from core.tensors import read_tensors, write_tensors
 from hookpoints.config import Split
-from hookpoints.manifest import MANIFEST, HookEntry, Manifest, read_manifest
+from hookpoints.manifest import HookEntry, ShardEntry, View, read_manifest
+from hookpoints.records import TOKENS
 from hookpoints.rows import decode_rows
+from hookpoints.sites import parse_hook_name
 
-TOKENS = "tokens"
+_WAY_OUT = "delete it and run dipole harvest again: it makes only what is missing"
 
 
 class Rows(NamedTuple):
@@ -54,50 +54,65 @@ def shard_name(index: int) -> str:
 
 
 def shard_path(folder: Path, part: str, index: int) -> Path:
-    """File of one shard; ``part`` is a hook name or ``tokens``."""
-    return folder / part / f"{shard_name(index)}.safetensors"
+    """File of one shard; ``part`` is a hook name or ``tokens``. Raises ValueError for any other string: it becomes a path."""
+    return folder / _checked(part) / f"{shard_name(index)}.safetensors"
+
+
+def record_path(folder: Path, part: str, index: int) -> Path:
+    """The file that makes it count."""
+    return folder / "records" / _checked(part) / f"{shard_name(index)}.json"
+
+
+def _checked(part: str) -> str:
+    return part if part == TOKENS else parse_hook_name(part).name
+
+
+def is_stored(folder: Path, part: str, index: int, shard: ShardEntry) -> bool:
+    """Whether a file that a manifest names is there, at its size."""
+    file = shard_path(folder, part, index)
+    return part in shard.bytes and file.is_file() and file.stat().st_size == shard.bytes[part]
 
 
 def write_shard(path: Path, tensors: dict[str, Tensor]) -> str:
     """Write one shard file atomically and return its SHA-256."""
-    digest = ""
-
-    def write(temporary: Path) -> None:
-        nonlocal digest
-        save_file(tensors, temporary)
-        digest = sha256_file(temporary)
-
-    write_atomically(path, write)
-    return digest
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file. Raises ValueError naming the file when it is missing or broken."""
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing; run dipole harvest again: it makes what is missing") from error
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is truncated or corrupted ({error}); delete it and run dipole harvest again"
-        ) from error
+    return write_tensors(path, tensors)
 
 
 class ActivationDataset:
-    """The harvested activations of a folder, read shard by shard; every shard's checksum is verified on first use.
+    """Harvested activations of a folder, read shard by shard; every shard's checksum is verified on first use.
 
-    Raises ValueError when the folder holds no complete harvest, and when a shard does not match the manifest.
+    Args:
+        folder: of the activations.
+        hook_names: hooks that are wanted; all that are whole unless given.
+        extent: how much of the text; all of it unless given.
+
+    Raises ValueError when the folder holds no complete harvest, or not of these hooks, and when a shard does not match the
+    manifest.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hook_names: Sequence[str] | None = None, extent: int | None = None) -> None:
         self.folder = folder
-        self.manifest: Manifest = read_manifest(folder)
+        manifest = read_manifest(folder)
+        number = len(manifest.extents) - 1 if extent is None else extent
+        there = [name for name, entries in manifest.hooks.items() if len(entries) > number]
+        wanted = there if hook_names is None else list(hook_names)
+        missing = [name for name in wanted if name not in there]
+        if missing:
+            raise ValueError(
+                f"{folder} holds no {missing[0]} for all of its text; it holds {', '.join(there) or 'no hook'}; run dipole "
+                "harvest first"
+            )
+        self.view: View = manifest.at(wanted, number)
         self._verified: set[tuple[str, int]] = set()
 
-    @cached_property
+    @property
     def hook_names(self) -> list[str]:
-        """Hooks harvested, in the study's order."""
-        return list(self.manifest.hooks)
+        """Hooks that are wanted, in their order."""
+        return list(self.view.hook_names)
+
+    def within(self, extent: int) -> "ActivationDataset":
+        """The same hooks, of less or more of the text."""
+        return ActivationDataset(self.folder, self.view.hook_names, extent)
 
     def d_in(self, hook_name: str) -> int:
         """Width of a hook's rows."""
@@ -115,12 +130,12 @@ class ActivationDataset:
 
     def shards(self, split: Split) -> list[int]:
         """Indices of a split's shards."""
-        return [index for index, shard in enumerate(self.manifest.shards) if shard.split == split]
+        return [index for index, shard in enumerate(self.view.shards) if shard.split == split]
 
     def n_kept_rows(self, hook_name: str, index: int) -> int:
         """Rows of a shard that the norm-outlier filter keeps."""
-        shard = self.manifest.shards[index]
-        return shard.n_rows - shard.hooks[hook_name].n_outliers
+        shard = self.view.shards[index]
+        return shard.n_rows - shard.n_outliers[hook_name]
 
     def read(self, hook_name: str, index: int) -> Rows:
         """One shard of one hook."""
@@ -140,18 +155,13 @@ class ActivationDataset:
         return self._read_verified(TOKENS, index)
 
     def _read_verified(self, part: str, index: int) -> dict[str, Tensor]:
-        path = shard_path(self.folder, part, index)
-        if (part, index) not in self._verified:
-            expected = self.manifest.shards[index].sha256[part]
-            if path.is_file() and sha256_file(path) != expected:
-                raise ValueError(
-                    f"{path} does not match its checksum in {MANIFEST}: it is truncated, corrupted or of another model; "
-                    "delete it and run dipole harvest again: it makes only what is missing"
-                )
-            self._verified.add((part, index))
-        return read_tensors(path)
+        is_new = (part, index) not in self._verified
+        expected = self.view.shards[index].file_sha256[part] if is_new else None
+        tensors = read_tensors(shard_path(self.folder, part, index), expected, _WAY_OUT)
+        self._verified.add((part, index))
+        return tensors
 
     def _hook(self, hook_name: str) -> HookEntry:
-        if hook_name not in self.manifest.hooks:
+        if hook_name not in self.view.hook_names:
             raise ValueError(f"{self.folder} holds no {hook_name}; it holds {', '.join(self.hook_names)}")
-        return self.manifest.hooks[hook_name]
+        return self.view.hooks[hook_name]

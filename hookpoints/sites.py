@@ -1,11 +1,13 @@
 """Sites of a transformer block and their TransformerLens hook names."""
 
+import re
 from typing import Literal, NamedTuple, get_args
 
 from pydantic import Field
 
 from core.schema import Schema
 
+_LAYER = re.compile(r"0|[1-9][0-9]{0,5}")
 Site = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
 SITES: tuple[Site, ...] = get_args(Site)
 
@@ -50,7 +52,7 @@ def resolve_hookpoint(config: HookpointConfig, n_layers: int) -> Hookpoint:
 def parse_hook_name(name: str) -> Hookpoint:
     """The inverse of `Hookpoint.name`. Raises ValueError for any other string."""
     match name.split("."):
-        case ["blocks", layer, hook] if layer.isdigit() and hook.removeprefix("hook_") in SITES:
+        case ["blocks", layer, hook] if _LAYER.fullmatch(layer) and hook.removeprefix("hook_") in SITES:
             site: Site = next(site for site in SITES if hook == f"hook_{site}")
             return Hookpoint(site, int(layer))
     raise ValueError(f"{name!r} is no hook name; they read blocks.<layer>.hook_<site>, site one of {', '.join(SITES)}")

@@ -4,9 +4,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pipeline.study import Study
 
 app = typer.Typer(
     name="dipole",
@@ -21,6 +24,26 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="a.b=c", help="Override a value of the study; may be given several times."),
 ]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="FOLDER", help="Write the report there; the run directory is only read.")
+]
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        print(f"dipole {version('dipole')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -42,9 +65,9 @@ def evaluate(config: StudyFile, set_: Overrides = None) -> None:
 
 
 @app.command()
-def report(config: StudyFile, set_: Overrides = None) -> None:
+def report(config: StudyFile, set_: Overrides = None, out: Out = None) -> None:
     """Write report.html with figures, verdicts and tables."""
-    _run(config, set_, ["report"])
+    _run(config, set_, ["report"], out)
 
 
 @app.command()
@@ -59,9 +82,8 @@ def show_config(config: StudyFile, set_: Overrides = None) -> None:
 
     def show() -> None:
         from pipeline.studies import kind_of
-        from pipeline.study_file import load_study
 
-        study = load_study(config, set_ or [])
+        study = _load(config, set_)
         print(study.to_yaml())
         for name, value in kind_of(study).stages().costs(study):
             print(f"# {name + ':':22}{value}")
@@ -69,16 +91,23 @@ def show_config(config: StudyFile, set_: Overrides = None) -> None:
     _readably(show)
 
 
-def _run(path: Path, overrides: list[str] | None, names: list[str]) -> None:
+def _load(path: Path, overrides: list[str] | None) -> "Study":
+    from pipeline.study_file import load_study
+
+    study, said = load_study(path, overrides or [])
+    for line in said:
+        print(f"study: {line}", file=sys.stderr)
+    return study
+
+
+def _run(path: Path, overrides: list[str] | None, names: list[str], out: Path | None = None) -> None:
     def work() -> None:
-        from pipeline.study_file import load_study
+        study = _load(path, overrides)
+        from pipeline.run import print_summary, report_elsewhere, run_stages  # imports torch, which takes seconds
 
-        study = load_study(path, overrides or [])
-        from pipeline.run import print_summary, run_stages  # after validation: this imports torch, which takes seconds
-
-        directory = run_stages(study, names)
+        run = run_stages(study, names) if out is None else report_elsewhere(study, out)
         if names[-1] == "report":
-            print_summary(study, directory)
+            print_summary(study, run)
 
     _readably(work)
 
@@ -97,6 +126,13 @@ def _readably(work: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; what is complete is kept, the same command continues", file=sys.stderr)
         raise SystemExit(130) from None
+    except Exception as error:
+        print(
+            f"error: {type(error).__name__}: {error}\nThis is a fault of dipole, not of your input: what is complete is kept. "
+            "Please report it with what DIPOLE_TRACEBACK=1 shows",
+            file=sys.stderr,
+        )
+        raise SystemExit(70) from None
 
 
 def main() -> None:

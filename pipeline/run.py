@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Sequence
-
-import torch
+from pathlib import Path
 
 from pipeline.memory import peak_memory_bytes, reset_peak_memory
 from pipeline.progress import duration, say
@@ -24,14 +23,17 @@ def run_stages(study: Study, names: Sequence[str]) -> RunDirectory:
             functions[name](study, run)
             seconds = time.monotonic() - started
             peak = peak_memory_bytes()
-            record = {
-                "stage": name,
-                "seconds": round(seconds, 2),
-                "peak_memory_bytes": peak,
-                "torch": torch.__version__,
-            }
-            run.append_stage(record)
+            run.append_stage({"stage": name, "seconds": round(seconds, 2), "peak_memory_bytes": peak})
             say(f"{name}: done in {duration(seconds)}, peak memory {peak / 1e9:.2f} GB")
+    return run
+
+
+def report_elsewhere(study: Study, out: Path) -> RunDirectory:
+    """The report of a run directory that need not be writable, into another folder."""
+    run = RunDirectory(study.run_path, out)
+    if not run.path.is_dir():
+        raise ValueError(f"{run.path} does not exist; run dipole run first, or give the study's run_dir")
+    kind_of(study).stages().report(study, run)
     return run
 
 

@@ -1,162 +1,133 @@
-"""The run directory: resolved study, versions, hardware, metrics; one process at a time. It knows no kind of study."""
+"""The run directory: the study as given last, logs, checkpoints; one process at a time. It knows no kind of study."""
 
-import importlib.metadata
-import json
 import os
 import platform
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
-from core.files import read_json, write_json, write_text
-from core.schema import differences
+from core.checkpoints import Slot, remove_strays
+from core.files import append_line, check_name, read_lines, remove_partial_files, write_text
+from pipeline.progress import say
 from pipeline.study import Study
-
-_PACKAGES = ("dipole", "torch", "transformers", "transformer-lens", "datasets", "safetensors", "numpy", "pandas")
 
 
 class RunDirectory:
-    """Paths inside a run directory, and its logs."""
+    """Paths inside a run directory, and its logs; a report may be written elsewhere (``out``)."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, out: Path | None = None) -> None:
         self.path = path
+        self.out = out or path
+        """Where the report is written."""
         self.config_path = path / "config.yaml"
-        self.environment_path = path / "environment.json"
-        self.metrics_path = path / "metrics.jsonl"
-        """Lines of training; those of steps that are done again are dropped, so that no step stands twice."""
         self.stages_path = path / "stages.jsonl"
         self.eval_csv = path / "eval.csv"
-        self.verdicts_csv = path / "verdicts.csv"
-        self.report_html = path / "report.html"
+        self.verdicts_csv = self.out / "verdicts.csv"
+        self.report_html = self.out / "report.html"
 
     def folder(self, things: str, name: str) -> Path:
         """Of one trained thing: ``saes/<sae_id>``, ``networks/<network_id>``."""
-        return self.path / things / name
+        return self.path / things / check_name(name)
 
-    def checkpoint_path(self, name: str) -> Path:
-        """Checkpoint of something in training; gone when it is trained."""
-        return self.path / "checkpoints" / f"{name}.pt"
+    def names(self, things: str) -> list[str]:
+        """Of the trained things that are here, of this study or of others."""
+        return sorted(path.name for path in (self.path / things).glob("*") if not path.name.startswith("."))
 
-    def environment(self) -> dict[str, Any]:
-        """Versions and hardware of the run."""
-        return read_json(self.environment_path)
+    def slot(self, name: str) -> Slot:
+        """Place of the checkpoint of something in training; gone when it is trained."""
+        return Slot(self.path / "checkpoints", name)
+
+    def metrics_path(self, name: str) -> Path:
+        """Training metrics of one thing, a line per logged step; no step stands twice."""
+        return self.path / "metrics" / f"{check_name(name)}.jsonl"
+
+    def seconds_path(self, name: str) -> Path:
+        """The time that its steps took; apart from all else, since two runs differ in it."""
+        return self.path / "seconds" / f"{check_name(name)}.jsonl"
+
+    def seconds(self, name: str) -> float | None:
+        """That one thing's training took; None where that is not known."""
+        lines = read_lines(self.seconds_path(name))
+        return float(lines[-1]["seconds"]) if lines else None
 
     def stage_records(self) -> list[dict[str, Any]]:
         """What each stage took, in the order in which they ran."""
-        if not self.stages_path.exists():
-            return []
-        return [json.loads(line) for line in self.stages_path.read_text().splitlines()]
+        return read_lines(self.stages_path)
 
     def append_stage(self, record: dict[str, Any]) -> None:
         """Add a line to stages.jsonl."""
         append_line(self.stages_path, record)
 
-    def forget_metrics_after(self, key: str, identities: set[str], step: int) -> None:
-        """Drop the lines about ``identities``, named under ``key``, past the step that they continue from, and torn lines."""
-        if not self.metrics_path.exists():
-            return
-        lines = self.metrics_path.read_text(encoding="utf8").splitlines()
-        records = [(line, json.loads(line)) for line in lines if line.endswith("}")]
-        kept = [line for line, record in records if record[key] not in identities or record["step"] <= step]
-        write_text(self.metrics_path, "".join(f"{line}\n" for line in kept))
-
-
-def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one JSON object as a line."""
-    with path.open("a", encoding="utf8") as handle:
-        handle.write(json.dumps(record) + "\n")
-
 
 @contextmanager
 def open_run(study: Study) -> Iterator[RunDirectory]:
-    """Lock the study's run directory, making it if need be.
+    """Lock the study's run directory, making it if need be, and clear away what killed processes left.
 
-    Raises ValueError when it holds another study (with the differences), OSError when it cannot be written, RuntimeError
-    when another process is at work in it.
+    Raises ValueError when it holds a study of another kind, OSError when it cannot be written, RuntimeError when another
+    process is at work in it.
     """
     path = study.run_path
-    with exclusive(path):
+    with exclusive(path, study.name):
         run = RunDirectory(path)
-        if run.config_path.exists():
-            _check_same_study(run.config_path, study)
-        else:
-            write_text(run.config_path, study.to_yaml())
-        write_json(run.environment_path, _environment())
+        _check_kind(run.config_path, study)
+        remove_partial_files(path)
+        remove_strays(path / "checkpoints")
+        write_text(run.config_path, study.to_yaml())
         yield run
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone, making it if need be."""
-    lock = folder / ".lock"
+def exclusive(folder: Path, who: str, *, waits: bool = False) -> Iterator[None]:
+    """Hold a folder for this process alone, making it if need be; ``who`` is said to others.
+
+    If another process holds it, wait for its end, saying for whom, or raise RuntimeError.
+    """
+    holder = folder / ".holder"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=0):
-            lock.write_text(f"{os.getpid()} on {platform.node()}")
-            yield
-    except Timeout:
-        holder = lock.read_text() if lock.exists() else ""
-        raise RuntimeError(
-            f"{folder} is in use by another process ({holder or 'unknown'}); wait for it to end, or give another run_dir"
-        ) from None
+        lock = FileLock(folder / ".lock")
+        _acquire(lock, folder, holder, waits=waits)
     except PermissionError as error:
         raise OSError(f"{folder} cannot be written ({error}); give a run_dir where you may write") from error
     except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
         if folder.is_dir():
             raise
         raise OSError(f"{folder} cannot be made ({error}); give a run_dir where you may write") from error
-
-
-def _check_same_study(path: Path, study: Study) -> None:
-    """Settings that an earlier version did not know have their defaults in a study that it saved."""
-    saved: Any = yaml.safe_load(path.read_text(encoding="utf8"))
-    with suppress(
-        ValidationError
-    ):  # of another kind, or of a version that knew other settings: the differences say which
-        saved = type(study).model_validate(saved).model_dump(mode="json")
-    lines = differences(saved, study.model_dump(mode="json"))
-    if lines:
-        raise ValueError(
-            f"{path.parent} holds another study than the one given:\n" + "\n".join(f"  {line}" for line in lines) + "\n"
-            "Give another name or run_dir (--set run_dir=...), or delete that directory. A study with the same model, corpus "
-            f"and harvest can share its activations (--set activations={path.parent / 'activations'})"
-        )
-
-
-def _environment() -> dict[str, Any]:
-    import psutil
-    import torch
-
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "absent"
-    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "python": platform.python_version(),
-        **versions,
-        "commit": _commit(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads, {torch.backends.cpu.get_cpu_capability()}",
-        "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB",
-        "accelerators": ", ".join(devices) or "none",
-    }
-
-
-def _commit() -> str:
-    here = Path(__file__).parent
     try:
-        shown = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        holder.write_text(f"study {who} (process {os.getpid()} on {platform.node()})", encoding="utf8")
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(lock: FileLock, folder: Path, holder: Path, *, waits: bool) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not waits:
+            raise RuntimeError(f"{folder} is in use by {_named(holder)}; wait for it to end") from None
+        say(f"waiting for {_named(holder)}, which is at work in {folder}")
+        lock.acquire()
+
+
+def _named(holder: Path) -> str:
+    return holder.read_text(encoding="utf8") if holder.is_file() else "another process"
+
+
+def _check_kind(path: Path, study: Study) -> None:
+    """One directory holds one kind of study; its tables would overwrite each other's."""
+    if not path.exists():
+        return
+    try:
+        saved: Any = yaml.safe_load(path.read_text(encoding="utf8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return
+    there, now = saved.get("kind") if isinstance(saved, dict) else None, study.to_dict()["kind"]
+    if there is not None and there != now:
+        raise ValueError(
+            f"{path.parent} holds a study of another kind (kind: there {there}, now {now}); give another name or run_dir"
         )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return shown.stdout.strip()

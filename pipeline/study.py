@@ -1,32 +1,51 @@
 """What every study has, and what a kind of study is."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import yaml
 from pydantic import Field
 
-from core.schema import Schema
+from core.schema import Schema, StudyPath
+
+_MOST_THINGS = 100_000
+
+
+def check_count(what: str, *factors: int) -> None:
+    """Raises ValueError where a study describes more things than anybody can train."""
+    if prod(factors) > _MOST_THINGS:
+        raise ValueError(f"the study describes {prod(factors):,} {what}; at most {_MOST_THINGS:,} make one study")
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Those that stand more than once."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 class Study(Schema):
     """What every study has."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     """Name of the study; letters, digits, dots, dashes."""
-    run_dir: str | None = None
+    run_dir: StudyPath | None = None
     """Where everything is written; `runs/<name>` by default."""
 
     @property
     def run_path(self) -> Path:
         """The run directory."""
-        return Path(self.run_dir or f"runs/{self.name}").expanduser()
+        return Path(self.run_dir or f"runs/{self.name}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved study, every default spelled out, JSON-ready."""
+        return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
-        """The resolved study, every default spelled out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=100)
+        """As `to_dict`."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, width=100)
 
 
 class Summary(NamedTuple):

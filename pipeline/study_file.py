@@ -11,15 +11,10 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from core.schema import ChosenBy
+from core.schema import ChosenBy, StudyPlace
 from pipeline.studies import DEFAULT_KIND, KINDS
 from pipeline.study import Study
-
-Location = tuple[str | int, ...]
-
-
-class ConfigError(ValueError):
-    """The study file cannot be used; the message lists every problem."""
+from pipeline.yaml_file import ConfigError, Loader, Location, parse_yaml, unmeant
 
 
 class _Source(NamedTuple):
@@ -28,52 +23,51 @@ class _Source(NamedTuple):
     overrides: dict[Location, str]
 
     def of(self, location: Location) -> str:
-        """Where a value (or the nearest thing around it) was written."""
-        for end in range(len(location), -1, -1):
-            if location[:end] in self.overrides:
-                return f"--set {self.overrides[location[:end]]}"
-            if location[:end] in self.lines:
-                return f"{self.file}:{self.lines[location[:end]]}"
+        """Where a value (or the nearest thing around it) was written; an override stands for all that is inside it."""
+        above = [location[:end] for end in range(len(location), -1, -1)]
+        for places, word in ((self.overrides, "--set {}"), (self.lines, f"{self.file}:{{}}")):
+            found = next((one for one in above if one in places), None)
+            if found is not None:
+                return word.format(places[found])
         return str(self.file)
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+class Loaded(NamedTuple):
+    """A study, and what is to be said of its paths."""
+
+    study: Study
+    said: list[str]
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     """Read, override (``a.b=c``) and validate a study. Raises ConfigError listing every problem."""
     data, source = _read(path, overrides)
     kind = data.get("kind", DEFAULT_KIND)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(
             f"{source.of(('kind',))}: kind: is {kind!r}{_near(str(kind), KINDS)}; allowed are {', '.join(KINDS)}"
         )
-    schema = KINDS[kind].schema
+    schema, place = KINDS[kind].schema, StudyPlace(path.parent)
     try:
-        return schema.model_validate(data)
+        study = schema.model_validate(data, context=place)
     except ValidationError as error:
         problems = [_describe(problem, data, source, schema) for problem in error.errors()]
-        raise ConfigError(
-            f"{len(problems)} problem(s) in the study:\n" + "\n".join(f"  {p}" for p in problems)
-        ) from None
+        raise ConfigError(_listed(problems)) from None
+    problems = [
+        f"{source.of(location)}: {'.'.join(map(str, location))}: {problem}"
+        for location, problem in unmeant(data, study.to_dict())
+    ]
+    if problems:
+        raise ConfigError(_listed(problems))
+    return Loaded(study, list(dict.fromkeys(place.said)))
+
+
+def _listed(problems: Sequence[str]) -> str:
+    return f"{len(problems)} problem(s) in the study:\n" + "\n".join(f"  {problem}" for problem in problems)
 
 
 def _read(path: Path, overrides: Sequence[str]) -> tuple[Any, _Source]:
-    try:
-        text = path.read_text(encoding="utf8")
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error.strerror}); give a study file such as configs/demo.yaml"
-        ) from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    if not isinstance(data, dict):
-        found = "nothing" if data is None else f"a {type(data).__name__}"
-        raise ConfigError(
-            f"{path}: a study is a mapping of keys to values (name: ..., model: ...), this file holds {found}"
-        )
+    node, data = parse_yaml(path)
     lines: dict[Location, int] = {}
     duplicates = list(_note_lines(node, (), lines))
     if duplicates:
@@ -108,10 +102,10 @@ def _apply(data: Any, override: str) -> Location:
     try:
         for part in location[:-1]:
             target = target.setdefault(part, {}) if isinstance(target, dict) else target[part]
-        target[location[-1]] = yaml.safe_load(value)
+        target[location[-1]] = yaml.load(value, Loader=Loader)
     except (TypeError, IndexError, AttributeError):
         raise ConfigError(f"--set {override}: {dotted} is no place in this study") from None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"--set {override}: {value!r} is not valid YAML") from None
     return location
 
@@ -138,7 +132,8 @@ def _explain(problem: Any, location: Location, data: Any, schema: type[Study]) -
         allowed = problem["ctx"]["allowed"].split(", ")
         keys = list(given) if isinstance(given, dict) else []
         near = "".join({_near(str(key), allowed) for key in keys if key not in allowed})
-        return f"{problem['msg']}{near}; given are {', '.join(map(str, keys)) or repr(given)}"
+        as_id = f"; for a Hub id write {location[-1]}: {{hub: {given}}}" if isinstance(given, str) else ""
+        return f"{problem['msg']}{near}; given are {', '.join(map(str, keys)) or repr(given)}{as_id}"
     shown = "" if isinstance(given, dict | list) else f" (given: {given!r})"
     return problem["msg"].removeprefix("Value error, ") + shown
 

@@ -5,13 +5,14 @@ from typing import Any
 
 import pandas as pd
 
-from core.files import write_atomically
 from eval.page.report import StudyFacts
+from eval.page.tables import read_table, write_table
+from pipeline.environment import Environment, counted
 from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
 from pipeline.study import Study
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Of the columns of eval.csv."""
 _FORMATS = {
     ".1f": ["L0"],
@@ -32,7 +33,7 @@ def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
 def write_evaluation(study: Study, run: RunDirectory, rows: Sequence[Mapping[str, Any]]) -> None:
     """The rows of eval.csv, with the study's name and the version of the columns."""
     table = pd.DataFrame([{**row, "study": study.name, "schema_version": SCHEMA_VERSION} for row in rows])
-    write_atomically(run.eval_csv, lambda path: table.to_csv(path, index=False))
+    write_table(run.eval_csv, table)
     say(f"eval: {run.eval_csv}")
 
 
@@ -40,7 +41,7 @@ def read_evaluation(run: RunDirectory) -> pd.DataFrame:
     """eval.csv. Raises ValueError where there is none yet, and for one of another version."""
     if not run.eval_csv.exists():
         raise ValueError(f"{run.eval_csv} does not exist; run dipole eval first")
-    table = pd.read_csv(run.eval_csv)
+    table = read_table(run.eval_csv, "run dipole eval again")
     version = table["schema_version"].iloc[0] if "schema_version" in table else 1
     if version != SCHEMA_VERSION:
         raise ValueError(
@@ -50,17 +51,27 @@ def read_evaluation(run: RunDirectory) -> pd.DataFrame:
     return table
 
 
-def study_facts(study: Study, run: RunDirectory) -> StudyFacts:
-    """What every report says of its study."""
-    return StudyFacts(study.name, study.to_yaml(), run.environment(), run.stage_records())
+def read_verdicts(run: RunDirectory) -> pd.DataFrame:
+    """verdicts.csv. Raises ValueError for one that is damaged."""
+    return read_table(run.verdicts_csv, "run dipole report again")
 
 
-def require_trained(missing: Sequence[str], n: int, what: str) -> None:
-    """Raises ValueError naming the first of the ``missing`` ids among ``n`` things that training leaves."""
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {n} {what} are not trained yet ({missing[0]}, ...); run dipole train first"
-        )
+def study_facts(
+    study: Study, run: RunDirectory, made: Mapping[str, Sequence[Environment]], others: Sequence[str]
+) -> StudyFacts:
+    """What every report says of its study; ``made`` are the environments of what was made, by what it is."""
+    places = [(count, what, one) for what, all_of in made.items() for count, one in counted(all_of) if one]
+    told: list[tuple[str, Environment]] = []
+    for _, _, place in places:
+        if place not in [known for _, known in told]:
+            told.append((", ".join(f"{count} {what}" for count, what, of in places if of == place), place))
+    return StudyFacts(study.name, study.to_yaml(), told, others, run.stage_records(), _seconds(run))
+
+
+def _seconds(run: RunDirectory) -> pd.DataFrame:
+    """What each training took."""
+    names = sorted(path.stem for path in (run.path / "seconds").glob("*.jsonl"))
+    return pd.DataFrame([{"trained": name, "seconds": run.seconds(name)} for name in names])
 
 
 def for_people(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:

@@ -10,28 +10,48 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.files import read_json
+from core.checkpoints import Slot, State
+from core.files import append_line, forget_lines_from, read_json, sync
 from core.schema import differences
 from core.trainer import BatchSource, Checkpoints, Learner, StepRecord, fit
-from pipeline.progress import Display, progress
-from pipeline.run_dir import RunDirectory, append_line
+from pipeline.environment import environment
+from pipeline.progress import Display, progress, say
+from pipeline.run_dir import RunDirectory
 
+Needs = Mapping[str, Any]
 Tick = Callable[[float, str], None]
 """Called with how much of a unit is done, in the units of its products' sizes, and a note."""
+
+
+def _is_not_kept(_: Needs) -> None:
+    return None
+
+
+def _is_refused(_: Needs) -> bool:
+    return False
+
+
+def redone(_: Needs) -> bool:
+    """Whatever it was made from."""
+    return True
 
 
 class Product(NamedTuple):
     """Something that a unit leaves behind."""
 
     name: str
-    needs: Mapping[str, Any]
+    needs: Needs
     """What it is a function of, JSON-ready."""
     files: Sequence[Path]
     """JSON files, written last, any of which says that it is done; they hold `signature` under `unit`."""
     size: int = 1
     """What it counts for in the display."""
-    may_be_redone: bool = False
-    """Whether one made from other needs is made anew, rather than refused."""
+    slot: Slot | None = None
+    """Of its checkpoint, where it is trained by steps."""
+    kept: Callable[[Needs], str | None] = _is_not_kept
+    """Why one made from these other needs is kept as it is; None where it is not."""
+    is_redone: Callable[[Needs], bool] = _is_refused
+    """Whether one made from these other needs is made anew, rather than refused."""
 
     @property
     def fingerprint(self) -> str:
@@ -41,27 +61,55 @@ class Product(NamedTuple):
 
     @property
     def signature(self) -> dict[str, Any]:
-        """What is stored with it: fingerprint and needs."""
-        return {"fingerprint": self.fingerprint, "needs": dict(self.needs)}
+        """What is stored with it: fingerprint, needs, and where it was made."""
+        return {"fingerprint": self.fingerprint, "needs": dict(self.needs), "environment": environment()}
 
-    def is_done(self) -> bool:
-        """Whether it is there, made from the same needs; one of an earlier version, which stored none, counts.
 
-        Raises ValueError, naming what differs, when it was made from other needs and may not be redone.
-        """
-        done = next((file for file in self.files if file.is_file()), None)
-        if done is None:
-            return False
-        stored = read_json(done).get("unit")
-        if stored is None or stored["fingerprint"] == self.fingerprint:
-            return True
-        if self.may_be_redone:
-            return False
-        listed = "\n".join(f"  {line}" for line in differences(stored["needs"], self.needs))
+class Found(NamedTuple):
+    """What there is of a product."""
+
+    product: Product
+    """With the needs that it is, or was begun to be, made from."""
+    is_done: bool = False
+    step: int = 0
+    """Of its checkpoint."""
+    note: str = ""
+    """Why it is kept though the study says otherwise."""
+    environment: Mapping[str, str] = {}
+    """Where it was made."""
+
+
+def look(product: Product) -> Found:
+    """What there is of it. Raises ValueError, naming what differs, where it was made from other needs and is neither kept nor
+    redone."""
+    file = next((file for file in product.files if file.is_file()), None)
+    if file is not None:
+        unit, place = read_json(file, f"delete {file.parent} and run the stage again").get("unit"), file.parent
+        found = Found(product, is_done=True)
+    else:
+        begun = product.slot.begun() if product.slot else None
+        if product.slot is None or begun is None:
+            return Found(product)
+        unit, place = begun.unit, product.slot.path
+        found = Found(product, step=begun.step)
+    if not isinstance(unit, dict) or not {"fingerprint", "needs"} <= unit.keys():
         raise ValueError(
-            f"{done.parent} was made from something else than the study describes:\n{listed}\n"
-            "Give another name or run_dir, or delete that folder"
+            f"{place} does not say what it was made from: it is of an earlier version of dipole. Delete it, or give another "
+            "name or run_dir"
         )
+    found = found._replace(environment=unit.get("environment", {}))
+    if unit["fingerprint"] == product.fingerprint:
+        return found
+    note = product.kept(unit["needs"])
+    if note is not None:
+        return found._replace(product=product._replace(needs=unit["needs"]), note=note)
+    if product.is_redone(unit["needs"]):
+        return Found(product)
+    listed = "\n".join(f"  {line}" for line in differences(unit["needs"], product.needs))
+    raise ValueError(
+        f"{place} was {'made' if found.is_done else 'begun'} from something else than the study describes:\n{listed}\n"
+        "Set that back, give another name or run_dir, or delete it"
+    )
 
 
 class Unit(NamedTuple):
@@ -72,14 +120,9 @@ class Unit(NamedTuple):
     """Makes the products given, those that are missing."""
 
 
-def missing_products(units: Sequence[Unit]) -> list[str]:
-    """Names of the products that are not there yet."""
-    return [product.name for unit in units for product in unit.products if not product.is_done()]
-
-
 def make_missing(units: Sequence[Unit], *, title: str, counted: str) -> None:
     """Make what is missing, unit by unit, with one display that counts ``counted`` things."""
-    todo = [(unit, [product for product in unit.products if not product.is_done()]) for unit in units]
+    todo = [(unit, [one.product for one in map(look, unit.products) if not one.is_done]) for unit in units]
     total = sum(product.size for _, missing in todo for product in missing)
     with progress(title, total, counted) as display:
         done = 0
@@ -90,25 +133,57 @@ def make_missing(units: Sequence[Unit], *, title: str, counted: str) -> None:
                 display.update(done, missing[-1].name)
 
 
+def say_found(title: str, found: Sequence[Found], what: str, others: Sequence[str] = ()) -> None:
+    """How much there is to do, what is kept although the study says otherwise, and what else lies here."""
+    n_missing = sum(not one.is_done for one in found)
+    n_kept = len(found) - n_missing
+    say(f"{title}: {n_missing} of {len(found)} {what} to make" + (f", {n_kept} are kept" if n_kept else ""))
+    for note in dict.fromkeys(one.note for one in found if one.note):
+        names = [one.product.name for one in found if one.note == note]
+        say(f"{title}: kept {note}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+    if others:
+        say(f"{title}: {len(others)} {what} of the run directory are no part of this study: {others[0]}, ...")
+
+
+def require_trained(found: Sequence[Found], what: str) -> None:
+    """Raises ValueError naming the first that training has not left yet."""
+    missing = [one.product.name for one in found if not one.is_done]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(found)} {what} are not trained yet ({missing[0]}, ...); run dipole train first"
+        )
+
+
 def _tick(display: Display, done: int) -> Tick:
     return lambda amount, note: display.update(done + amount, note)
+
+
+def saved_state(product: Product) -> State | None:
+    """Of its checkpoint; None where nothing is begun, or from other needs."""
+    begun = product.slot.begun() if product.slot else None
+    if product.slot is None or begun is None or begun.unit.get("fingerprint") != product.fingerprint:
+        return None
+    return product.slot.load()
+
+
+def checkpoints_of(product: Product, every: int) -> Checkpoints:
+    """Of a training that makes one product."""
+    slot = product.slot
+    assert slot is not None
+    return Checkpoints(lambda: saved_state(product), lambda state: slot.save(state, product.signature), every)
 
 
 class Training(NamedTuple):
     """How something learns, for `learn`."""
 
-    name: str
-    """Of its checkpoint."""
+    products: Sequence[Product]
+    """What comes of it; each has a slot."""
     learner: Learner
     batches: BatchSource
     n_steps: int
-    checkpoint_every: int
-    key: str
-    """Under which a line of metrics.jsonl names what it is about."""
-    ids: Callable[[], Iterable[str]]
-    """What lines are about; those of a step that is done again are dropped first."""
-    lines: Callable[[StepRecord], Iterable[Mapping[str, Any]]] = lambda record: ()
-    """Lines of metrics.jsonl for a step; ``step`` is added."""
+    checkpoints: Checkpoints
+    lines: Callable[[StepRecord], Iterable[tuple[str, Mapping[str, Any]]]]
+    """What a step adds to the metrics: names of products, and metrics; ``step`` is added. Nothing where it is not logged."""
     show: Callable[[StepRecord], None] = lambda record: None
     """Told of every step, for the display."""
     stop: Callable[[StepRecord], bool] | None = None
@@ -117,29 +192,41 @@ class Training(NamedTuple):
 
 
 def learn(run: RunDirectory, training: Training, publish: Callable[[StepRecord], None]) -> None:
-    """Train to the end, continuing from a checkpoint if there is one, then publish; the checkpoint goes when that is done.
+    """Train to the end, continuing from checkpoints if there are any, then publish; the checkpoints go when that is done.
 
     ``publish`` is called with the last record.
     """
-    checkpoints = Checkpoints(run.checkpoint_path(training.name), training.checkpoint_every)
+    names = [product.name for product in training.products]
+    logs = [path(name) for name in names for path in (run.metrics_path, run.seconds_path)]
+
+    def save(state: dict[str, Any]) -> None:
+        for log in logs:
+            sync(log)
+        training.checkpoints.save(state)
+
     last: StepRecord | None = None
     for record in fit(
         training.learner,
         training.batches,
         steps=training.n_steps,
-        checkpoints=checkpoints,
+        checkpoints=training.checkpoints._replace(save=save),
         stop=training.stop,
         began=training.began,
     ):
         if last is None:
-            run.forget_metrics_after(training.key, set(training.ids()), record.step - 1)
-        for line in training.lines(record):
-            append_line(run.metrics_path, {**line, "step": record.step})
+            for log in logs:
+                forget_lines_from(log, record.step)
+        _log(run, training, record)
         training.show(record)
         last = record
-    if last is None:
-        raise ValueError(
-            f"checkpoint {checkpoints.path} is of an earlier version and holds no record of its last step; delete it"
-        )
+    assert last is not None
     publish(last)
-    checkpoints.path.unlink(missing_ok=True)
+    for product in training.products:
+        if product.slot is not None:
+            product.slot.remove()
+
+
+def _log(run: RunDirectory, training: Training, record: StepRecord) -> None:
+    for name, metrics in training.lines(record):
+        append_line(run.metrics_path(name), {"step": record.step, **metrics})
+        append_line(run.seconds_path(name), {"step": record.step, "seconds": round(record.seconds, 4)})

@@ -39,13 +39,14 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         rules = {
-            "learning_rate": (self.learning_rate > 0, "more than 0"),
+            "learning_rate": (0 < self.learning_rate <= 100, "more than 0 and at most 100"),
             "warmup_fraction": (0 <= self.warmup_fraction < 1, "in [0, 1)"),
             "decay_fraction": (0 <= self.decay_fraction <= 1 - self.warmup_fraction, "in [0, 1 - warmup_fraction]"),
             "sparsity_warmup_fraction": (0 <= self.sparsity_warmup_fraction <= 1, "in [0, 1]"),
-            "init_l0": (self.init_l0 > 0, "more than 0"),
-            "target_l0": (self.target_l0 is None or self.target_l0 > 0, "more than 0"),
-            "dead_window": (self.dead_window > 0, "more than 0"),
+            "init_l0": (0 < self.init_l0 <= 1e9, "more than 0 and at most 1e9"),
+            "target_l0": (self.target_l0 is None or 0 < self.target_l0 <= 1e9, "more than 0 and at most 1e9"),
+            "constant_threshold": (abs(self.constant_threshold) <= 1e9, "between -1e9 and 1e9"),
+            "dead_window": (0 < self.dead_window <= 10**15, "more than 0 and at most 1e15"),
         }
         broken = [
             f"{name} is {getattr(self, name)}, it must be {rule}" for name, (holds, rule) in rules.items() if not holds

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from core.model_folder import mismatch, read_config, read_weights, write_model
+from core.model_folder import read_config, read_weights, write_model
 from saes.architectures import architecture_of
 from saes.sae import SAE
 
@@ -35,10 +35,8 @@ def load_sae(folder: Path | str, device: torch.device | str = "cpu") -> SAE:
 def read_sae(folder: Path, device: torch.device | str = "cpu") -> SavedSAE:
     """As `load_sae`, with the metadata."""
     config = read_config(folder, "SAE", "runs/<study>/saes/<sae_id>")
-    sae = SAE(architecture_of(config["sae"]))
-    tensors = read_weights(folder)
-    try:
-        sae.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise mismatch(folder, error) from error
+    architecture = architecture_of(config["sae"])
+    tensors = read_weights(folder, config, architecture.shapes)
+    sae = SAE(architecture)
+    sae.load_state_dict(tensors)
     return SavedSAE(sae.to(device).requires_grad_(False), config["metadata"])

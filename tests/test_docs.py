@@ -86,7 +86,7 @@ def test_no_file_is_longer_than_300_lines():
 
 
 def test_examples_of_the_how_to_are_valid_studies():
-    demo = load_study(ROOT / "configs/demo.yaml").model_dump(mode="json")
+    demo = load_study(ROOT / "configs/demo.yaml").study.model_dump(mode="json")
     n_checked = 0
     for block in re.findall(r"```yaml\n(.*?)```", HOW_TO, re.DOTALL):
         pieces = block.splitlines() if block.startswith(("model:", "corpus:")) else [block]

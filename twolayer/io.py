@@ -43,7 +43,7 @@ def load_network(folder: Path | str) -> SavedNetwork:
     """A trained network that works on raw rows. Raises ValueError naming the file when the folder holds no complete one."""
     folder = Path(folder)
     config = read_config(folder, "network", "runs/<study>/networks/<network_id>")
-    tensors = read_weights(folder)
+    tensors = read_weights(folder, config, None)
     try:
         network = Network(tensors["hidden"], tensors["output"])
         preparation = Preparation(tensors["shift"], tensors["projection"], config["has_bias"])

@@ -13,7 +13,7 @@ from eval.networks.verdicts import choose, network_sentences, network_verdict_ta
 from eval.page.charts import Chart, Curve
 from eval.page.report import VERDICTS, Report, StudyFacts, activation_facts, closing_sections
 from eval.page.sections import Section, Verdict, table_for_people
-from hookpoints.manifest import Manifest
+from hookpoints.manifest import View
 from twolayer.config import CLASSIFICATION
 
 _FLOOR = 1e-12
@@ -35,7 +35,7 @@ class NetworkProvenance(NamedTuple):
     study: StudyFacts
     descriptions: Mapping[str, str]
     """Of the rows of every task."""
-    manifest: Manifest | None
+    view: View | None
     """Of the activations, where there are any."""
 
 
@@ -43,7 +43,7 @@ def network_report(table: pd.DataFrame, trace: pd.DataFrame, provenance: Network
     """From the rows of `eval.csv` and the lines of the networks' metrics."""
     tasks = [str(task) for task in table["task"].unique()]
     charts = {task: _charts(table[table["task"] == task], trace, task) for task in tasks}
-    manifest = provenance.manifest
+    view = provenance.view
     sections = [
         Section("Verdicts", verdicts=[Verdict(task, network_sentences(table, task)) for task in tasks]),
         Section("Convergence", note=_TRACE_NOTE, figures=[c for task in tasks for c in charts[task].convergence]),
@@ -54,8 +54,8 @@ def network_report(table: pd.DataFrame, trace: pd.DataFrame, provenance: Network
         ),
         Section("Networks", note=_TABLE_NOTE, table=table_for_people(table, _FIRST_COLUMNS, "network_id")),
         Section("Rows", facts=list(provenance.descriptions.items())),
-        *([] if manifest is None else [Section("Activations", facts=activation_facts(manifest))]),
-        *closing_sections(provenance.study),
+        *([] if view is None else [Section("Activations", facts=activation_facts(view))]),
+        *closing_sections(provenance.study, time_figures=[c for task in tasks for c in charts[task].times]),
     ]
     lead = (
         f"{len(table)} networks on {len(tasks)} task(s), {table['seed'].nunique()} seed(s), {table['loss'].iloc[0]} loss, "
@@ -67,6 +67,7 @@ def network_report(table: pd.DataFrame, trace: pd.DataFrame, provenance: Network
 
 class _Charts(NamedTuple):
     convergence: list[Chart]
+    times: list[Chart]
     scores: list[Chart]
 
 
@@ -77,13 +78,11 @@ def _charts(table: pd.DataFrame, trace: pd.DataFrame, task: str) -> _Charts:
         str(row["label"]): trace[trace["network_id"] == row["network_id"]].sort_values("step")
         for _, row in iterative.iterrows()
     }
-    convergence = [
-        _trace_chart(task, lines, "objective", x, "Objective", f"objective against {what}")
-        for x, what in (("step", "iteration"), ("seconds", "time"))
-    ]
+    convergence = [_trace_chart(task, lines, "objective", "step", "Objective", "objective against iteration")]
+    times = [_trace_chart(task, lines, "objective", "seconds", "Objective", "objective against time")]
     certified = {str(row["label"]): lines[str(row["label"])] for _, row in iterative.iterrows() if row["is_certified"]}
     if certified:
-        convergence.append(_trace_chart(task, certified, "relative_gap", "seconds", "Relative gap", "gap against time"))
+        times.append(_trace_chart(task, certified, "relative_gap", "seconds", "Relative gap", "gap against time"))
         convergence.append(
             _trace_chart(task, certified, "violation", "step", "Cone violation", "violation against iteration")
         )
@@ -94,7 +93,8 @@ def _charts(table: pd.DataFrame, trace: pd.DataFrame, task: str) -> _Charts:
         curves = [_band(str(label), of, column) for label, of in table.groupby("label", sort=False)]
         scores.append(Chart(f"{task}_{column}", f"{task}: {rows} against beta", "beta", what, curves, log_x=True))
     attacked = _attack_chart(table, task, what)
-    return _Charts([chart for chart in convergence if chart.curves], scores + ([attacked] if attacked else []))
+    drawn = [[chart for chart in some if chart.curves] for some in (convergence, times)]
+    return _Charts(*drawn, scores=scores + ([attacked] if attacked else []))
 
 
 def _trace_chart(task: str, lines: dict[str, pd.DataFrame], column: str, x: str, y_label: str, title: str) -> Chart:

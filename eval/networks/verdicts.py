@@ -117,6 +117,6 @@ def network_verdict_table(table: pd.DataFrame) -> pd.DataFrame:
         for one in families:
             means = one.rows.select_dtypes("number").mean()
             names = [name for name in means.index if name.endswith("_score") or name.startswith(("fgsm_", "pgd_"))]
-            proof = {name: means[name] for name in ("objective", "lower_bound", "relative_gap", "violation", "seconds")}
+            proof = {name: means[name] for name in ("objective", "lower_bound", "relative_gap", "violation")}
             rows.append({"task": task, "label": one.label, "beta": one.beta, **proof, **{n: means[n] for n in names}})
     return pd.DataFrame(rows)

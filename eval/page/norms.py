@@ -3,7 +3,7 @@
 from math import ceil, log10, nan
 
 from eval.page.charts import Chart, Curve
-from hookpoints.manifest import HookEntry, Manifest
+from hookpoints.manifest import HookEntry, View
 from hookpoints.outliers import BINS_PER_DECADE
 
 NORMS_NOTE = (
@@ -12,7 +12,7 @@ NORMS_NOTE = (
 )
 
 
-def norm_charts(manifest: Manifest) -> list[Chart]:
+def norm_charts(view: View) -> list[Chart]:
     """A panel for each hookpoint."""
     return [
         Chart(
@@ -26,7 +26,7 @@ def norm_charts(manifest: Manifest) -> list[Chart]:
             markers=False,
             x_range=_range(hook),
         )
-        for hook_name, hook in manifest.hooks.items()
+        for hook_name, hook in view.hooks.items()
     ]
 
 

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from core.files import write_atomically
+from eval.page.charts import Figure
 from eval.page.sections import Section, write_page
 from eval.page.static import write_figures
-from hookpoints.manifest import HookEntry, Manifest
+from eval.page.tables import write_table
+from hookpoints.manifest import HookEntry, View
 
 VERDICTS = "verdicts.csv"
 
@@ -20,10 +21,14 @@ class StudyFacts(NamedTuple):
     name: str
     config_text: str
     """The resolved study, YAML."""
-    environment: Mapping[str, Any]
-    """Versions and hardware."""
+    environments: Sequence[tuple[str, Mapping[str, str]]]
+    """Versions and hardware, with what was made there."""
+    others: Sequence[str]
+    """What else lies in the run directory, and is no part of the study."""
     stages: Sequence[Mapping[str, Any]]
     """Seconds and peak memory of each stage run."""
+    seconds: pd.DataFrame
+    """What took how long."""
 
 
 class Report(NamedTuple):
@@ -54,27 +59,23 @@ def write_report(folder: Path, report: Report) -> ReportFiles:
     return ReportFiles(html, write_figures(folder / "plots", figures), csvs)
 
 
-def write_table(path: Path, table: pd.DataFrame) -> Path:
-    """A CSV file, whole or absent."""
-    write_atomically(path, lambda temporary: table.to_csv(temporary, index=False))
-    return path
-
-
-def activation_facts(manifest: Manifest) -> list[tuple[str, str]]:
+def activation_facts(view: View) -> list[tuple[str, str]]:
     """What a manifest says, for people."""
-    dropped, capture = manifest.n_dropped, manifest.capture
-    start = "no BOS token" if not capture.bos_token_ids else f"BOS token {', '.join(map(str, capture.bos_token_ids))}"
+    dropped, capture, contents = view.n_dropped, view.manifest.capture, view.manifest.contents
+    bos, names = contents.harvest.prepend_bos, view.manifest.names
+    start = "no BOS token" if not bos else f"BOS token {', '.join(map(str, bos))}"
     how = "packed" if capture.packing.is_packed else "one in a row"
     facts = [
-        ("Model", f"{manifest.model} ({manifest.revision}), computed in {manifest.model_dtype}"),
-        ("Model hash", manifest.model_hash),
-        ("Corpus", f"{manifest.corpus}, {manifest.n_documents:,} documents read, {manifest.n_tokens:,} tokens"),
+        ("Model", f"{names.model} ({names.revision}), computed in {contents.model.dtype}"),
+        ("Model hash", contents.model.weights),
+        ("Corpus", f"{names.corpus}, {view.extent.n_documents:,} documents read, {view.n_tokens:,} tokens"),
+        *[("Text", note) for note in view.extent.notes],
         ("Pieces of documents", f"{how} ({capture.packing.reason}), starting with {start}"),
-        ("Rows", f"{manifest.n_rows['train']:,} for training, {manifest.n_rows['held_out']:,} held out"),
+        ("Rows", f"{view.n_rows['train']:,} for training, {view.n_rows['held_out']:,} held out"),
         ("Rows dropped", f"{dropped.first_position:,} first positions, {dropped.special_tokens:,} special tokens"),
     ]
-    n_rows = sum(manifest.n_rows.values())
-    for name, hook in manifest.hooks.items():
+    n_rows = sum(view.n_rows.values())
+    for name, hook in view.hooks.items():
         facts.append((name, _hook_facts(hook, n_rows)))
     return facts
 
@@ -94,10 +95,32 @@ def _hook_facts(hook: HookEntry, n_rows: int) -> str:
     )
 
 
-def closing_sections(study: StudyFacts, first_facts: Sequence[tuple[str, str]] = ()) -> list[Section]:
-    """How a report ends: versions, hardware, stages, and the whole study."""
-    facts = [*first_facts, *((name, str(value)) for name, value in study.environment.items())]
-    for stage in study.stages:
-        memory = f"{stage['peak_memory_bytes'] / 1e9:.2f} GB peak memory"
-        facts.append((f"stage {stage['stage']}", f"{stage['seconds']:.0f} s, {memory}"))
-    return [Section("Run", facts=facts), Section("Study", text=study.config_text)]
+def closing_sections(
+    study: StudyFacts, first_facts: Sequence[tuple[str, str]] = (), time_figures: Sequence[Figure] = ()
+) -> list[Section]:
+    """How a report ends: versions, hardware, the whole study, and apart from all else how long it took."""
+    stages = [
+        (f"stage {stage['stage']}", f"{stage['seconds']:.0f} s, {stage['peak_memory_bytes'] / 1e9:.2f} GB peak memory")
+        for stage in study.stages
+    ]
+    facts = [*first_facts, *_environment_facts(study.environments)]
+    if study.others:
+        facts.append(("Also in the run directory, no part of this study", ", ".join(study.others)))
+    times = Section(
+        "Times",
+        figures=time_figures,
+        facts=stages,
+        table=study.seconds if len(study.seconds) else None,
+        is_wall_clock=True,
+    )
+    return [Section("Run", facts=facts), Section("Study", text=study.config_text), times]
+
+
+def _environment_facts(environments: Sequence[tuple[str, Mapping[str, str]]]) -> list[tuple[str, str]]:
+    """A line for each fact where all was made in one place, else one for each place."""
+    if len(environments) == 1:
+        what, facts = environments[0]
+        return [("Made here", what), *facts.items()]
+    return [
+        (f"Made: {what}", ", ".join(f"{name} {value}" for name, value in facts.items())) for what, facts in environments
+    ]

@@ -32,6 +32,8 @@ class Section(NamedTuple):
     table: pd.DataFrame | None = None
     facts: Sequence[tuple[str, str]] = ()
     text: str = ""
+    is_wall_clock: bool = False
+    """Whether it differs between two runs of one study; marked in the page, so that all else can be compared."""
 
 
 def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -> None:
@@ -44,10 +46,13 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
     parts = [
         {
             **section._asdict(),
-            "panels": [{"title": figure.title, "html": Markup(_html(figure))} for figure in section.figures],
+            "panels": [
+                {"title": figure.title, "html": Markup(_html(figure, f"figure-{number}-{place}"))}
+                for place, figure in enumerate(section.figures)
+            ],
             "table": None if section.table is None else _table(section.table),
         }
-        for section in sections
+        for number, section in enumerate(sections)
     ]
     page = environment.get_template(_TEMPLATE.name).render(
         title=title, lead=lead, sections=parts, plotly_js=Markup(get_plotlyjs())
@@ -55,8 +60,8 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
     write_text(path, page)
 
 
-def _html(figure: Figure) -> str:
-    return draw(figure).to_html(full_html=False, include_plotlyjs=False, config=_PLOTLY_CONFIG)
+def _html(figure: Figure, name: str) -> str:
+    return draw(figure).to_html(full_html=False, include_plotlyjs=False, config=_PLOTLY_CONFIG, div_id=name)
 
 
 def _table(frame: pd.DataFrame) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.files import write_atomically
+from core.files import safe_name, write_atomically
 from eval.page.charts import BAND_OPACITY, GRID, HISTOGRAM_OPACITY, Chart, Figure, Histogram, colour
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def write_figures(folder: Path, figures: Sequence[Figure]) -> list[Path]:
     by_name: dict[str, list[Figure]] = {}
     for figure in figures:
         by_name.setdefault(figure.name, []).append(figure)
-    return [_write(folder / f"{name}.png", panels) for name, panels in by_name.items()]
+    return [_write(folder / f"{safe_name(name)}.png", panels) for name, panels in by_name.items()]
 
 
 def _write(path: Path, panels: Sequence[Figure]) -> Path:

@@ -12,7 +12,7 @@ from eval.page.report import VERDICTS, Report, StudyFacts, activation_facts, clo
 from eval.page.sections import Section, Verdict, table_for_people
 from eval.saes.families import Family, Selector, families
 from eval.saes.verdicts import compare_all, concentration, sentences, verdict_table
-from hookpoints.manifest import Manifest
+from hookpoints.manifest import View
 
 _COLUMN_NOTE = (
     "One row per SAE; click a column's name to sort. R² is 1 - SSE/SST on held-out documents, about the mean of the same "
@@ -57,7 +57,7 @@ class Provenance(NamedTuple):
     """What the figures were made of."""
 
     study: StudyFacts
-    manifest: Manifest
+    view: View
     """Of the activations."""
     stopped: Mapping[str, str]
     """SAEs that diverged, and so are in no table or curve, with the reason."""
@@ -81,13 +81,13 @@ def sae_report(
         Section(
             "Activations",
             note=NORMS_NOTE,
-            figures=norm_charts(provenance.manifest),
-            facts=activation_facts(provenance.manifest),
+            figures=norm_charts(provenance.view),
+            facts=activation_facts(provenance.view),
         ),
         *closing_sections(provenance.study, [(f"stopped: {one}", why) for one, why in provenance.stopped.items()]),
     ]
     title = f"{provenance.study.name}: sparse autoencoders compared"
-    return Report(title, _lead(table, provenance.manifest), sections, {VERDICTS: verdicts})
+    return Report(title, _lead(table, provenance.view), sections, {VERDICTS: verdicts})
 
 
 def fronts(found: Sequence[Family]) -> list[Chart]:
@@ -119,10 +119,10 @@ def _curve(family: Family, column: str) -> Curve:
     return Curve(family.label, l0, mean, low if has_band else None, high if has_band else None, notes)
 
 
-def _lead(table: pd.DataFrame, manifest: Manifest) -> str:
-    n_seeds = table["seed"].nunique()
+def _lead(table: pd.DataFrame, view: View) -> str:
+    names, n_rows = view.manifest.names, sorted(table["n_training_rows"].unique())
+    trained = " and ".join(f"{n:,}" for n in n_rows)
     return (
-        f"{len(table)} SAEs on {table['hook_name'].nunique()} hookpoint(s) of {manifest.model}, {n_seeds} seed(s), trained on "
-        f"{manifest.n_rows['train']:,} tokens of {manifest.corpus} and evaluated on {manifest.n_rows['held_out']:,} "
-        "tokens of other documents."
+        f"{len(table)} SAEs on {table['hook_name'].nunique()} hookpoint(s) of {names.model}, {table['seed'].nunique()} seed(s), "
+        f"trained on {trained} tokens of {names.corpus} and evaluated on {view.n_rows['held_out']:,} tokens of other documents."
     )

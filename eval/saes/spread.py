@@ -41,7 +41,7 @@ def squared_distance(rows: Tensor, centre: Tensor) -> Tensor:
 @cache
 def held_out_spread(dataset: ActivationDataset, hook_name: str) -> Spread:
     """One pass over the held-out rows, for every SAE of the hook."""
-    mean = torch.tensor(dataset.manifest.hooks[hook_name].held_out_mean, dtype=torch.float64)
+    mean = torch.tensor(dataset.view.hooks[hook_name].held_out_mean, dtype=torch.float64)
     distances = torch.cat(
         [squared_distance(x[~is_outlier], mean) for x, is_outlier in held_out_rows(dataset, hook_name, "cpu")]
     )

@@ -21,6 +21,9 @@ def architecture_of(values: dict[str, Any]) -> Architecture:
     if unknown or missing:
         what = f"lacks {', '.join(missing)}" if missing else f"has no {', '.join(sorted(unknown))}"
         raise ValueError(f"the configuration of a {name} SAE {what}; it has {', '.join(sorted(settings))}")
+    for key in ("d_in", "d_sae"):
+        if type(given[key]) is not int:
+            raise ValueError(f"{key} is {given[key]!r}; it must be a whole number")
     for key, hint in get_type_hints(kind).items():
         if key in given and get_origin(hint) is Literal and given[key] not in get_args(hint):
             raise ValueError(f"{key} is {given[key]!r}; allowed are {', '.join(map(str, get_args(hint)))}")

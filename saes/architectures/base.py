@@ -98,9 +98,15 @@ class Architecture(ABC):
         """Shapes of the parameters beside W_enc, W_dec and b_dec, by name; they start at 0 and end in d_sae."""
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all parameters, by name."""
+        matrices = {"W_enc": (self.d_in, self.d_sae), "W_dec": (self.d_sae, self.d_in), "b_dec": (self.d_in,)}
+        return matrices | self.vectors
+
+    @property
     def n_params(self) -> int:
         """2 d_in d_sae + d_in + vectors."""
-        return 2 * self.d_in * self.d_sae + self.d_in + sum(math.prod(shape) for shape in self.vectors.values())
+        return sum(math.prod(shape) for shape in self.shapes.values())
 
     @property
     def variant(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.checkpoints import Slot
 from core.trainer import Checkpoints, InterruptedTrainingError, NonFiniteLossError, fit
 
 
@@ -49,6 +50,11 @@ class Numbers:
         self.given = state["given"]
 
 
+def kept_in(folder: Path, every: int) -> Checkpoints:
+    slot = Slot(folder, "c")
+    return Checkpoints(slot.load, lambda state: slot.save(state, {}), every)
+
+
 def seed() -> None:
     torch.manual_seed(0)
     random.seed(0)
@@ -65,7 +71,7 @@ def walk(steps: int, **options) -> torch.Tensor:
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     seed()
     whole = walk(20)
-    checkpoints = Checkpoints(tmp_path / "c.pt", every=3)
+    checkpoints = kept_in(tmp_path, every=3)
     seed()
     for record in fit(Walk(), Numbers(), steps=20, checkpoints=checkpoints):
         if record.step == 10:
@@ -90,24 +96,26 @@ def test_observing_changes_nothing():
 
 
 def test_non_finite_loss_names_step_batch_and_last_metrics(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "c.pt", every=2)
+    checkpoints = kept_in(tmp_path, every=2)
     with pytest.raises(
         NonFiniteLossError, match=r"loss is nan at step 5, on batch 5; last finite metrics: loss .*, steps 4"
     ):
         for _ in fit(Walk(poison_step=5), Numbers(), steps=9, checkpoints=checkpoints):
             pass
-    assert torch.load(checkpoints.path)["step"] == 4
+    state = checkpoints.load()
+    assert state is not None
+    assert state["step"] == 4
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_checkpoint_and_leave(tmp_path, number):
     seed()
     whole = walk(12)
-    checkpoints = Checkpoints(tmp_path / "c.pt", every=100)
+    checkpoints = kept_in(tmp_path, every=100)
     before = signal.getsignal(number)
     seed()
     with pytest.raises(
-        InterruptedTrainingError, match=rf"{number.name} after step 5: checkpoint saved to .*c.pt"
+        InterruptedTrainingError, match=rf"{number.name} after step 5: it is saved, the same command continues"
     ) as caught:
         for record in fit(Walk(), Numbers(), steps=12, checkpoints=checkpoints):
             if record.step == 4:
@@ -123,7 +131,7 @@ def test_stop_rule():
 
 
 def test_finished_training_tells_its_last_step_and_takes_no_other(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "c.pt", every=5)
+    checkpoints = kept_in(tmp_path, every=5)
     seed()
     *_, last = fit(Walk(), Numbers(), steps=5, checkpoints=checkpoints)
     assert list(fit(Walk(), Numbers(), steps=5, checkpoints=checkpoints)) == [last]
@@ -131,7 +139,7 @@ def test_finished_training_tells_its_last_step_and_takes_no_other(tmp_path):
 
 def test_a_training_that_was_stopped_stays_stopped(tmp_path):
     """Killed after the checkpoint and before the caller published: what is published later is the same."""
-    checkpoints = Checkpoints(tmp_path / "c.pt", every=100)
+    checkpoints = kept_in(tmp_path, every=100)
 
     def stop(record) -> bool:
         return record.step >= 7
@@ -147,7 +155,7 @@ def test_a_training_that_was_stopped_stays_stopped(tmp_path):
 
 
 def test_seconds_survive_an_interruption(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "c.pt", every=1)
+    checkpoints = kept_in(tmp_path, every=1)
     for record in fit(Walk(), Numbers(), steps=9, checkpoints=checkpoints, began=time.monotonic() - 100):
         if record.step == 3:
             break
@@ -156,8 +164,11 @@ def test_seconds_survive_an_interruption(tmp_path):
     assert 100 <= seconds[0] < 200
 
 
-def test_broken_checkpoint(tmp_path: Path):
-    path = tmp_path / "c.pt"
-    path.write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match=r"checkpoint .*c.pt cannot be read"):
-        list(fit(Walk(), Numbers(), steps=5, checkpoints=Checkpoints(path, 5)))
+def test_a_signal_while_the_last_step_is_observed_is_not_lost(tmp_path):
+    """It came after the last checkpoint, and nothing else would hear of it."""
+    checkpoints = kept_in(tmp_path, every=100)
+    with pytest.raises(InterruptedTrainingError, match="SIGTERM after step 5"):
+        for record in fit(Walk(), Numbers(), steps=5, checkpoints=checkpoints):
+            if record.step == 5:
+                signal.raise_signal(signal.SIGTERM)
+    assert [record.step for record in fit(Walk(), Numbers(), steps=5, checkpoints=checkpoints)] == [5]

@@ -33,7 +33,7 @@ def opened(report: Path, width: int) -> Iterator["Page"]:
         page.on("request", lambda request: requests.append(request.url))
         page.goto(report.as_uri())
         page.wait_for_selector(".plotly-graph-div .xtitle")
-        page.wait_for_function(
+        page.wait_for_function(  # as they are drawn, without a resize afterwards
             "[...document.querySelectorAll('.panel')].every(panel => panel.querySelector('.main-svg') && "
             "panel.querySelector('.main-svg').getBoundingClientRect().right <= panel.getBoundingClientRect().right)",
             timeout=10_000,
@@ -49,10 +49,11 @@ def sorts_both_ways(page: "Page", column: str) -> bool:
     """Whether clicks on a column's name sort its numbers up, then down."""
     header = page.locator("th button").get_by_text(column, exact=True)
     place = header.evaluate("button => button.closest('th').cellIndex")
-    values = f"[...document.querySelectorAll('tbody tr')].map(row => Number(row.cells[{place}].dataset.value))"
+    rows = "[...button.closest('table').querySelectorAll('tbody tr')]"
+    values = f"button => {rows}.map(row => Number(row.cells[{place}].dataset.value))"
     header.click()
-    ascending = page.evaluate(values)
+    ascending = header.evaluate(values)
     header.click()
-    descending = page.evaluate(values)
+    descending = header.evaluate(values)
     is_marked = page.locator("th[aria-sort=descending]").count() == 1
     return is_marked and ascending == sorted(ascending) and descending == sorted(descending, reverse=True)

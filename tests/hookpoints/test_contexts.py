@@ -6,30 +6,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
-from hookpoints.contexts import (
-    SPLITS,
-    Contexts,
-    bos_token_ids,
-    build_contexts,
-    packed_batches,
-    padded_batches,
-    read_contexts,
-)
+from hookpoints.config import SPLITS
+from hookpoints.contexts import CONTEXTS, Contexts, ContextSettings, ContextStore, packed_batches, padded_batches
+from hookpoints.grow import Wanted, grow_contexts
+from hookpoints.text import Notes, bos_token_ids
 from tests.models import random_documents, tiny_tokenizer
 
 LENGTH = 16
 
 
-def build(folder, documents, **changes):
-    settings = {
-        "context_length": LENGTH,
-        "prefix": [],
-        "n_train": 10_000,
-        "n_held_out": 10_000,
-        "held_out_fraction": 0.3,
-        "seed": 0,
-    }
-    return build_contexts(folder, documents, tiny_tokenizer(), **{**settings, **changes})
+def build(folder, documents, n_contexts=10_000, n_embeddings=96, **changes):
+    """The store, and how many contexts each split has."""
+    values = {"tokenizer": "tiny", "context_length": LENGTH, "prefix": [], "held_out_fraction": 0.3, "seed": 0}
+    context_settings = ContextSettings.model_validate({**values, "shard_contexts": 4, **changes})
+    wanted = Wanted(2 * n_contexts * LENGTH, {"train": n_contexts, "held_out": n_contexts})
+    options = {"n_embeddings": n_embeddings}
+    record = grow_contexts(folder, documents, tiny_tokenizer(), context_settings, wanted, Notes(), **options)
+    return ContextStore(folder), record.extents[-1].n_contexts
 
 
 def pieces(contexts):
@@ -48,11 +41,11 @@ def test_packed_pieces_are_the_documents_in_order(tmp_path_factory, seed, prefix
     folder = tmp_path_factory.mktemp("contexts")
     documents = random_documents(40, seed)
     tokenizer = tiny_tokenizer()
-    counts = build(folder, documents, seed=seed, prefix=prefix)
+    store, counts = build(folder, documents, seed=seed, prefix=prefix)
     seen: dict[int, list[int]] = {}
     split_of: dict[int, str] = {}
     for split in SPLITS:
-        contexts = read_contexts(folder, split, 0, counts.of(split), LENGTH)
+        contexts = store.read(split, 0, counts[split])
         for document, tokens in pieces(contexts):
             assert tokens[: len(prefix)] == prefix[: len(tokens)]
             tokens = tokens[len(prefix) :]
@@ -63,12 +56,66 @@ def test_packed_pieces_are_the_documents_in_order(tmp_path_factory, seed, prefix
         assert tokens == whole[: len(tokens)]
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.lists(st.integers(1, 40), min_size=2, max_size=4))
+def test_contexts_grow_without_a_change_to_those_before(tmp_path_factory, seed, sizes):
+    """In steps, with documents appended between them: what is there stays, and the end is what one step gives."""
+    folder = tmp_path_factory.mktemp("contexts")
+    documents, shards, extents = random_documents(120, seed), [], []
+    parts = [documents[: 60 + 30 * number] for number in range(len(sizes))]
+    for part, n_contexts in zip(parts, sorted(sizes), strict=True):
+        store, _ = build(folder, part, n_contexts=n_contexts)
+        assert store.record.shards[: len(shards)] == shards
+        assert store.record.extents[: len(extents)] == extents
+        shards, extents = store.record.shards, store.record.extents
+    whole, counts = build(tmp_path_factory.mktemp("whole"), parts[-1], n_contexts=max(sizes))
+    assert extents[-1].model_copy(update={"n_shards": 0}) == whole.record.extents[0].model_copy(update={"n_shards": 0})
+    for split in SPLITS:
+        grown, at_once = ContextStore(folder).read(split, 0, counts[split]), whole.read(split, 0, counts[split])
+        assert all(torch.equal(one, other) for one, other in zip(grown, at_once, strict=True))
+
+
+def test_growing_with_another_text_is_refused(tmp_path):
+    documents = random_documents(60)
+    build(tmp_path, documents, n_contexts=4)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for other in ([*reversed(documents)], documents[:5]):
+        with pytest.raises(
+            ValueError, match=r"the text is not the one .* was harvested from \(the first \d+ documents"
+        ):
+            build(tmp_path, other, n_contexts=8)
+    with pytest.raises(
+        ValueError, match=r"holds activations of 128 tokens and harvest.n_tokens is 32; give one of these"
+    ):
+        build(tmp_path, documents, n_contexts=1)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_tokens_that_the_model_does_not_have(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"document \d+ of the corpus holds token \d+, and the model's embedding has 20 rows"
+    ):
+        build(tmp_path, random_documents(60), n_embeddings=20)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flipped_bits_of_contexts_are_found(tmp_path):
+    store, counts = build(tmp_path, random_documents(60))
+    path = tmp_path / "train.bin"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"train.bin was cut off, damaged or replaced.*run dipole harvest again"):
+        ContextStore(tmp_path).read("train", 0, counts["train"])
+    store.read("held_out", 0, counts["held_out"])
+
+
 def test_copies_of_a_document_fall_on_one_side(tmp_path):
     documents = random_documents(30, longest=30) * 3
-    counts = build(tmp_path, documents)
+    store, counts = build(tmp_path, documents)
     texts = {split: set() for split in SPLITS}
     for split in SPLITS:
-        for document, _ in pieces(read_contexts(tmp_path, split, 0, counts.of(split), LENGTH)):
+        for document, _ in pieces(store.read(split, 0, counts[split])):
             texts[split].add(documents[document])
     assert texts["train"]
     assert texts["held_out"]
@@ -78,7 +125,7 @@ def test_copies_of_a_document_fall_on_one_side(tmp_path):
 def test_empty_corpus(tmp_path):
     with pytest.raises(ValueError, match="corpus is empty"):
         build(tmp_path, [])
-    assert not (tmp_path / "contexts.json").exists()
+    assert not (tmp_path / CONTEXTS).exists()
 
 
 def test_corpus_too_short_for_a_split(tmp_path):

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hookpoints.capture import ActivationCapture
-from hookpoints.config import HarvestConfig
-from hookpoints.contexts import read_contexts
+from hookpoints.config import HarvestConfig, LocalModel
+from hookpoints.contexts import ContextStore
 from hookpoints.corpus import FilesCorpus
-from hookpoints.harvest import harvest, is_complete
+from hookpoints.described import Described
+from hookpoints.harvest import harvest, missing_hooks
 from hookpoints.rows import decode_rows, encode_rows
 from hookpoints.shards import ActivationDataset, shard_path
 from hookpoints.sites import Hookpoint, HookpointConfig
@@ -38,8 +39,8 @@ def settings(**changes) -> HarvestConfig:
 
 
 def run(folder: Path, corpus_file: Path, language_model=None, **changes) -> ActivationDataset:
-    corpus = FilesCorpus(files=[str(corpus_file)])
-    for _ in harvest(language_model or tiny_language_model(), corpus, settings(**changes), folder):
+    study = Described(LocalModel(local="tiny"), FilesCorpus(files=[str(corpus_file)]), settings(**changes))
+    for _ in harvest(language_model or tiny_language_model(), study, folder, {"python": "3"}):
         pass
     return ActivationDataset(folder)
 
@@ -57,7 +58,7 @@ def test_every_row_is_the_models_activation_of_its_token(tmp_path, corpus_file):
             tokens = dataset.read_tokens(index)
             rows = dataset.read(HOOK, index).activations
             first, last = int(tokens["sequence"].min()), int(tokens["sequence"].max()) + 1
-            contexts = read_contexts(tmp_path / "contexts", split, first, last, 32)
+            contexts = ContextStore(tmp_path / "contexts").read(split, first, last)
             with ActivationCapture(language_model.model, [Hookpoint("mlp_out", 1)], 32) as capture:
                 expected = capture.run(contexts.input_ids, contexts.position_ids)[HOOK]
             ids = contexts.input_ids[tokens["sequence"].long() - first]
@@ -79,7 +80,7 @@ def _flat_positions(contexts, tokens, first):
 
 def test_filters_and_counts(tmp_path, corpus_file):
     dataset = run(tmp_path / "kept", corpus_file)
-    manifest = dataset.manifest
+    manifest = dataset.view
     positions = torch.cat([dataset.read_tokens(index)["position"] for index in range(len(manifest.shards))])
     assert int(positions.min()) == 1
     total = manifest.n_tokens
@@ -87,10 +88,10 @@ def test_filters_and_counts(tmp_path, corpus_file):
     everything = run(
         tmp_path / "all", corpus_file, drop_first_position=False, prepend_bos=True, drop_special_tokens=False
     )
-    assert sum(everything.manifest.n_rows.values()) == everything.manifest.n_tokens
+    assert sum(everything.view.n_rows.values()) == everything.view.n_tokens
     with_bos = run(tmp_path / "bos", corpus_file, prepend_bos=True, drop_first_position=False)
-    ids = torch.cat([with_bos.read_tokens(index)["token_ids"] for index in range(len(with_bos.manifest.shards))])
-    assert with_bos.manifest.n_dropped.special_tokens > 0
+    ids = torch.cat([with_bos.read_tokens(index)["token_ids"] for index in range(len(with_bos.view.shards))])
+    assert with_bos.view.n_dropped.special_tokens > 0
     assert not torch.isin(ids, torch.tensor([0, 1, 2])).any()
 
 
@@ -105,7 +106,7 @@ def test_statistics_are_those_of_the_kept_training_rows(tmp_path, corpus_file):
     x = torch.cat(kept).double()
     statistics = dataset.statistics(HOOK)
     torch.testing.assert_close(statistics.mean, x.mean(dim=0))
-    hook = dataset.manifest.hooks[HOOK]
+    hook = dataset.view.hooks[HOOK]
     assert hook.mean_norm == pytest.approx(float(x.norm(dim=1).mean()), rel=1e-6)
     assert hook.mean_squared_norm == pytest.approx(float(x.pow(2).sum(dim=1).mean()), rel=1e-6)
     spread = (x - x.mean(dim=0)).pow(2).sum(dim=1).mean()
@@ -121,11 +122,11 @@ def test_statistics_are_those_of_the_kept_training_rows(tmp_path, corpus_file):
 def test_storage_error_is_measured(tmp_path, corpus_file, dtype):
     exact = run(tmp_path / "float32", corpus_file)
     stored = run(tmp_path / dtype, corpus_file, dtype=dtype)
-    n_shards = len(exact.manifest.shards)
+    n_shards = len(exact.view.shards)
     x = torch.cat([exact.read(HOOK, index).activations for index in range(n_shards)]).double()
     y = torch.cat([stored.read(HOOK, index).activations for index in range(n_shards)]).double()
     error = float((x - y).norm() / x.norm())
-    assert stored.manifest.hooks[HOOK].storage_relative_error == pytest.approx(error, rel=1e-4, abs=1e-12)
+    assert stored.view.hooks[HOOK].storage_relative_error == pytest.approx(error, rel=1e-4, abs=1e-12)
     assert error < {"float32": 1e-12, "float16": 1e-3, "bfloat16": 5e-3, "int8": 1e-2}[dtype]
 
 
@@ -205,19 +206,19 @@ def test_only_what_is_missing_is_made(tmp_path, corpus_file):
     victim = shard_path(tmp_path, HOOK, 1)
     whole = victim.read_bytes()
     victim.unlink()
-    assert not is_complete(tmp_path)
+    assert missing_hooks(tmp_path, settings()) == [HOOK]
     run(tmp_path, corpus_file)
     assert victim.read_bytes() == whole
     remade = {path for path, stamp in before.items() if path.stat().st_mtime_ns != stamp}
     assert {path.name for path in remade} == {victim.name}
-    assert len(dataset.manifest.shards) > 2
+    assert len(dataset.view.shards) > 2
 
 
 def test_truncated_shard(tmp_path, corpus_file):
     run(tmp_path, corpus_file)
     victim = shard_path(tmp_path, HOOK, 0)
     victim.write_bytes(victim.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"shard-00000.*checksum.*truncated.*run dipole harvest again"):
+    with pytest.raises(ValueError, match=r"shard-00000.*checksum.*cut off.*run dipole harvest again"):
         ActivationDataset(tmp_path).read(HOOK, 0)
     run(tmp_path, corpus_file)
     ActivationDataset(tmp_path).read(HOOK, 0)
@@ -229,7 +230,7 @@ def test_corrupted_shard(tmp_path, corpus_file):
     content = bytearray(victim.read_bytes())
     content[-1] ^= 1
     victim.write_bytes(content)
-    with pytest.raises(ValueError, match="does not match its checksum"):
+    with pytest.raises(ValueError, match="does not match the checksum"):
         ActivationDataset(tmp_path).read(HOOK, 0)
 
 
@@ -237,14 +238,14 @@ def test_shard_of_another_model(tmp_path, corpus_file):
     run(tmp_path / "a", corpus_file)
     run(tmp_path / "b", corpus_file, tiny_language_model(seed=1))
     shard_path(tmp_path / "a", HOOK, 0).write_bytes(shard_path(tmp_path / "b", HOOK, 0).read_bytes())
-    with pytest.raises(ValueError, match="of another model"):
+    with pytest.raises(ValueError, match="damaged or replaced"):
         ActivationDataset(tmp_path / "a").read(HOOK, 0)
 
 
 def test_harvest_of_another_model_into_the_same_folder(tmp_path, corpus_file):
     run(tmp_path, corpus_file)
     before = digest(tmp_path)
-    with pytest.raises(ValueError, match=r"(?s)holds activations of another harvest.*model_hash"):
+    with pytest.raises(ValueError, match=r"(?s)holds activations of another harvest.*model.weights: there "):
         run(tmp_path, corpus_file, tiny_language_model(seed=1))
     assert digest(tmp_path) == before
 
@@ -262,7 +263,7 @@ def test_disk_too_small(tmp_path, corpus_file, monkeypatch):
 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(OSError, match=r"needs .* GB more in .* GB are free; lower harvest.n_tokens"):
+    with pytest.raises(OSError, match=r"needs \d+ MB more in .* and 0 MB are free; lower harvest.n_tokens"):
         run(tmp_path / "new", corpus_file)
     assert not (tmp_path / "new").exists()
 

@@ -8,8 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from hookpoints.corpus import HubCorpus, documents
+from hookpoints.corpus import HubCorpus
 from hookpoints.models import HubModel, load_tokenizer, model_shape
+from tests.hookpoints.test_corpus import documents
 
 ANSWERS = {
     "gated": (403, "GatedRepo", "Access to model nobody/model is restricted."),

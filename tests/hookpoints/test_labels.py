@@ -8,9 +8,10 @@ import torch
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
-from hookpoints.config import TOKEN_LABELS, HarvestConfig, LabelConfig
-from hookpoints.contexts import Split, read_contexts
+from hookpoints.config import TOKEN_LABELS, HarvestConfig, LabelConfig, LocalModel
+from hookpoints.contexts import ContextStore, Split
 from hookpoints.corpus import FilesCorpus
+from hookpoints.described import Described
 from hookpoints.harvest import harvest
 from hookpoints.labels import context_labels, row_strata, token_texts
 from hookpoints.shards import ActivationDataset
@@ -78,7 +79,8 @@ def dataset(tmp_path_factory, corpus_file) -> ActivationDataset:
         shard_tokens=512,
         held_out_fraction=0.25,
     )
-    for _ in harvest(tiny_language_model(), FilesCorpus(files=[str(corpus_file)]), config, folder):
+    study = Described(LocalModel(local="tiny"), FilesCorpus(files=[str(corpus_file)]), config)
+    for _ in harvest(tiny_language_model(), study, folder, {}):
         pass
     return ActivationDataset(folder)
 
@@ -110,7 +112,7 @@ def test_rows_get_the_label_of_their_own_token(dataset):
 def test_code_lines_of_rows_are_those_of_their_contexts(dataset):
     tokens, tokenizer = stored_tokens(dataset), tokenizer_of_many_kinds()
     first, last = int(tokens["sequence"].min()), int(tokens["sequence"].max()) + 1
-    contexts = read_contexts(dataset.folder / "contexts", "train", first, last, dataset.manifest.harvest.context_length)
+    contexts = ContextStore(dataset.folder / "contexts").read("train", first, last)
     texts = token_texts(contexts.input_ids, tokenizer)
     for label in TOKEN_LABELS:
         strata = row_strata(LabelConfig(token=label), dataset, tokenizer, "train", tokens)

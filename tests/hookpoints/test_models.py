@@ -10,8 +10,9 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration, T5Config
 from core.devices import resolve_device, resolve_dtype
 from hookpoints.capture import ActivationCapture
 from hookpoints.config import EmbeddedModel, LocalModel
+from hookpoints.contents import weights_hash
 from hookpoints.embedded import _gguf_path, embedded_folder
-from hookpoints.models import content_hash, load_model, model_files, model_shape
+from hookpoints.models import load_model, model_files, model_shape
 from hookpoints.packing import prove_packing
 from hookpoints.probe import probe_tokens
 from hookpoints.sites import SITES, Hookpoint, HookpointConfig, middle_layer, parse_hook_name, resolve_hookpoint
@@ -21,8 +22,8 @@ from tests.models import D_MODEL, N_LAYERS, tiny_language_model, tiny_tokenizer
 def test_local_model(tiny_model_folder):
     config = LocalModel(local=str(tiny_model_folder), dtype="float32", device="cpu")
     loaded = load_model(config)
-    assert content_hash(loaded) == content_hash(tiny_language_model())
-    assert content_hash(loaded) != content_hash(tiny_language_model(seed=1))
+    assert weights_hash(loaded) == weights_hash(tiny_language_model())
+    assert weights_hash(loaded) != weights_hash(tiny_language_model(seed=1))
     shape = model_shape(config)
     assert (shape.n_layers, shape.d_model) == (N_LAYERS, D_MODEL)
     assert shape.n_params == sum(parameter.numel() for parameter in loaded.model.parameters())
@@ -46,10 +47,10 @@ def test_a_gguf_file_among_several(tmp_path):
 def test_the_embedded_model_is_what_its_gguf_file_holds():
     """As converted once, as a local file and as a local folder."""
     file = _gguf_path()
-    converted = content_hash(load_model(EmbeddedModel(embedded="smollm2-135m", dtype="float32")))
+    converted = weights_hash(load_model(EmbeddedModel(embedded="smollm2-135m", dtype="float32")))
     for path in (file, file.parent):
         loaded = load_model(LocalModel(local=str(path), dtype="float32"))
-        assert content_hash(loaded) == converted
+        assert weights_hash(loaded) == converted
         assert model_files(LocalModel(local=str(path)))[0] == file
 
 

@@ -1,8 +1,7 @@
-import json
-
 import pytest
 import torch
 
+from core.files import read_json, write_json
 from hookpoints.capture import ActivationCapture
 from hookpoints.models import LanguageModel
 from hookpoints.sites import Hookpoint, HookpointConfig
@@ -25,9 +24,9 @@ def test_pieces_that_a_model_does_not_keep_apart_stand_in_rows_of_their_own(tmp_
         "drop_first_position": False,
     }
     dataset = run(tmp_path / "a", corpus_file, language_model, **changes)
-    assert not dataset.manifest.capture.packing.is_packed
+    assert not dataset.view.manifest.capture.packing.is_packed
     others = run(tmp_path / "b", corpus_file, language_model, **changes, batch_tokens=70)
-    for index in range(len(dataset.manifest.shards)):
+    for index in range(len(dataset.view.shards)):
         tokens, rows = dataset.read_tokens(index), dataset.read(name, index).activations
         assert all(torch.equal(tokens[key], value) for key, value in others.read_tokens(index).items())
         torch.testing.assert_close(rows, others.read(name, index).activations, rtol=1e-3, atol=1e-3)
@@ -55,7 +54,7 @@ def test_rows_that_depend_on_the_size_of_a_batch_are_refused(tmp_path, corpus_fi
     ):
         run(tmp_path / "a", corpus_file, language_model, **changes, batch_tokens=512)
     assert not list((tmp_path / "a").rglob("shard-*"))
-    assert run(tmp_path / "b", corpus_file, language_model, **changes, batch_tokens=32).manifest.shards
+    assert run(tmp_path / "b", corpus_file, language_model, **changes, batch_tokens=32).view.shards
 
 
 def test_activations_too_large_for_their_storage(tmp_path, corpus_file):
@@ -65,8 +64,8 @@ def test_activations_too_large_for_their_storage(tmp_path, corpus_file):
     changes = {"hookpoints": [HookpointConfig(site="resid_post", layer=1)], "n_tokens": 2048}
     with pytest.raises(ValueError, match=r"too large for harvest.dtype: float16.*set it to bfloat16, float32 or int8"):
         run(tmp_path / "a", corpus_file, language_model, **changes, dtype="float16")
-    assert not list((tmp_path / "a").rglob("shard-*"))
-    assert run(tmp_path / "b", corpus_file, language_model, **changes, dtype="int8").manifest.shards
+    assert not list((tmp_path / "a").rglob("blocks*/shard-*"))
+    assert run(tmp_path / "b", corpus_file, language_model, **changes, dtype="int8").view.shards
 
 
 def test_a_folder_begun_with_another_proof(tmp_path, corpus_file):
@@ -74,8 +73,8 @@ def test_a_folder_begun_with_another_proof(tmp_path, corpus_file):
     run(tmp_path, corpus_file)
     (tmp_path / "manifest.json").unlink()
     path = tmp_path / "capture.json"
-    proof = json.loads(path.read_text())
+    proof = read_json(path)
     proof["places"][HOOK]["terms"][0]["module"] = "mlp.down_proj"
-    path.write_text(json.dumps(proof))
+    write_json(path, proof)
     with pytest.raises(ValueError, match=r"begun with another proof of capture.*set activations to another folder"):
         run(tmp_path, corpus_file)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel, SmolLM3Config, SmolLM3ForCausalLM
 
-from hookpoints.config import HarvestConfig
+from hookpoints.config import HarvestConfig, LocalModel
 from hookpoints.corpus import FilesCorpus
+from hookpoints.described import Described
 from hookpoints.harvest import harvest
 from hookpoints.models import LanguageModel, resolve_dtype
 from hookpoints.shards import ActivationDataset
@@ -76,7 +77,8 @@ def test_two_shards_of_three_sites(
     reset_peak_memory()
     started = time.monotonic()
     n_tokens = 0
-    for progress in harvest(language_model, FilesCorpus(files=[str(corpus_file)]), config, tmp_path):
+    study = Described(LocalModel(local="random"), FilesCorpus(files=[str(corpus_file)]), config)
+    for progress in harvest(language_model, study, tmp_path, {}):
         n_tokens = progress.n_tokens
     seconds = time.monotonic() - started
     with capsys.disabled():
@@ -86,7 +88,7 @@ def test_two_shards_of_three_sites(
             f"peak memory {peak_memory_bytes() / 1e9:.2f} GB ({weights:.2f} GB of weights)"
         )
     dataset = ActivationDataset(tmp_path)
-    assert len(dataset.manifest.shards) == 2
+    assert len(dataset.view.shards) == 2
     assert dataset.hook_names == [f"blocks.{middle}.hook_{site}" for site in SITES]
     for name in dataset.hook_names:
         rows = dataset.read(name, 0).activations

@@ -40,22 +40,22 @@ def write(tmp_path: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_of_the_project_is_valid(path):
-    config = load_study(path)
+    config = load_study(path).study
     assert yaml.safe_load(config.to_yaml()) == config.model_dump(mode="json")
 
 
 def test_resolved_study_reads_back_as_itself(tmp_path):
-    config = load_study(write(tmp_path, STUDY))
-    assert load_study(write(tmp_path, config.to_yaml())) == config
+    config = load_study(write(tmp_path, STUDY)).study
+    assert load_study(write(tmp_path, config.to_yaml())).study == config
 
 
 def test_sae_ids_are_unique_and_say_what_differs(tmp_path):
-    config = load_study(write(tmp_path, STUDY), ["train.seeds=[0, 1]"])
+    config = load_study(write(tmp_path, STUDY), ["train.seeds=[0, 1]"]).study
     assert isinstance(config, SAEStudy)
     ids = [spec.sae_id for spec in config.specs(["blocks.14.hook_mlp_out"])]
     assert len(set(ids)) == len(ids) == 6
-    assert ids[0] == "blocks.14.hook_mlp_out-gated-8-lambda_1-seed_0"
-    assert ids[-1] == "blocks.14.hook_mlp_out-sa_gated-4-tying_full-lambda_1-seed_1"
+    assert ids[0] == "blocks.14.hook_mlp_out-gated-8-lambda_1-seed_0-steps_10"
+    assert ids[-1] == "blocks.14.hook_mlp_out-sa_gated-4-tying_full-lambda_1-seed_1-steps_10"
 
 
 def test_all_problems_at_once_with_file_line_path_and_suggestion(tmp_path):
@@ -101,7 +101,7 @@ def test_all_problems_at_once_with_file_line_path_and_suggestion(tmp_path):
         ),
         ("embedded: smollm2-135m", "hubb: x", r"model: give exactly one of .*, did you mean hub\?; given are hubb"),
         ("embedded: smollm2-135m", "hub: x\n  local: y", r"model: give exactly one of .*; given are hub, local"),
-        ("[1.0, 2.0]", "[1.0, 1.0]", r"train.saes describes the same SAE twice: hook-gated-8-lambda_1-seed_0"),
+        ("[1.0, 2.0]", "[1.0, 1.0]", r"train.saes describes the same SAE twice: hook-gated-8-lambda_1-seed_0-steps_10"),
         ("name: tiny", "name: a/b", r"study.yaml:1: name: .*pattern"),
         ("name: tiny", "name: [", r"study.yaml:\d+: not valid YAML"),
         (STUDY, "- a\n- b\n", r"a study is a mapping of keys to values.*this file holds a list"),
@@ -120,7 +120,9 @@ def test_missing_file(tmp_path):
 
 def test_overrides(tmp_path):
     path = write(tmp_path, STUDY)
-    config = load_study(path, ["train.n_steps=7", "harvest.hookpoints.0.layer=3", "train.learner.learning_rate=1e-4"])
+    config = load_study(
+        path, ["train.n_steps=7", "harvest.hookpoints.0.layer=3", "train.learner.learning_rate=1e-4"]
+    ).study
     assert isinstance(config, SAEStudy)
     assert config.train.n_steps == 7
     assert config.harvest.hookpoints[0].layer == 3
@@ -179,7 +181,7 @@ def test_a_sweep_is_read_by_its_architecture(tmp_path, sweep, message):
 def test_comparisons_name_families_of_the_study(tmp_path, compare, message):
     with pytest.raises(ConfigError, match=message):
         load_study(write(tmp_path, STUDY), [f"compare={compare}"])
-    good = load_study(write(tmp_path, STUDY), ["compare=[{a: {d_sae: 4}, b: {architecture: gated, d_sae: 8}}]"])
+    good = load_study(write(tmp_path, STUDY), ["compare=[{a: {d_sae: 4}, b: {architecture: gated, d_sae: 8}}]"]).study
     assert isinstance(good, SAEStudy)
     assert good.selectors == [({"d_sae": 4}, {"architecture": "gated", "d_sae": 8})]
 
@@ -197,7 +199,7 @@ def test_a_study_is_validated_without_torch(tmp_path):
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path\n"
         "from pipeline.study_file import load_study\n"
-        "for path in sys.argv[1:]: print(load_study(Path(path)).name)\n"
+        "for path in sys.argv[1:]: print(load_study(Path(path)).study.name)\n"
     )
     shown = subprocess.run(
         [sys.executable, "-c", code, *map(str, CONFIGS)], capture_output=True, text=True, check=False

@@ -1,18 +1,17 @@
 """Units of work: what is made, what is kept, what is refused; and the one training loop."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from core.files import write_json
+from core.files import read_lines, write_json
 from core.trainer import NoBatches, StepRecord
 from pipeline.run_dir import RunDirectory
-from pipeline.units import Product, Training, Unit, learn, make_missing
+from pipeline.units import Product, Training, Unit, checkpoints_of, learn, look, make_missing, redone
 
 
-def unit(folder: Path, name: str, needs: dict, made: list[str], *, may_be_redone: bool = False) -> Unit:
-    product = Product(name, needs, [folder / f"{name}.json"], may_be_redone=may_be_redone)
+def unit(folder: Path, name: str, needs: dict, made: list[str], **options) -> Unit:
+    product = Product(name, needs, [folder / f"{name}.json"], **options)
 
     def make(missing, tick) -> None:
         for one in missing:
@@ -39,8 +38,27 @@ def test_what_was_made_from_other_needs_is_refused_or_redone(tmp_path):
     with pytest.raises(ValueError, match=r"(?s)made from something else.*deep.x: there \[1\], now \[2\]\n"):
         make_missing([unit(tmp_path, "a", {"seed": 0, "deep": {"x": [2]}}, made)], title="t", counted="things")
     assert made == ["a"]
-    make_missing([unit(tmp_path, "a", {"seed": 1}, made, may_be_redone=True)], title="t", counted="things")
+    make_missing([unit(tmp_path, "a", {"seed": 1}, made, is_redone=redone)], title="t", counted="things")
     assert made == ["a", "a"]
+
+
+def test_what_was_made_from_other_needs_may_be_kept(tmp_path):
+    made: list[str] = []
+
+    def kept(there) -> str | None:
+        return "as it is" if there["rows"] < 3 else None
+
+    make_missing([unit(tmp_path, "a", {"rows": 2}, made)], title="t", counted="things")
+    found = look(unit(tmp_path, "a", {"rows": 4}, made, kept=kept).products[0])
+    assert (found.is_done, found.note, found.product.needs) == (True, "as it is", {"rows": 2})
+    with pytest.raises(ValueError, match=r"rows: there 2, now 5"):
+        look(unit(tmp_path, "a", {"rows": 5}, made).products[0])
+
+
+def test_a_file_that_does_not_say_what_it_was_made_from(tmp_path):
+    write_json(tmp_path / "a.json", {"value": 1})
+    with pytest.raises(ValueError, match=r"does not say what it was made from: it is of an earlier version"):
+        look(unit(tmp_path, "a", {}, []).products[0])
 
 
 def test_a_fingerprint_does_not_depend_on_the_order_of_needs():
@@ -68,32 +86,50 @@ class Counter:
         self.count = state["count"]
 
 
+def product_of(run: RunDirectory) -> Product:
+    return Product("counter", {"from": "nothing"}, [], slot=run.slot("counter"))
+
+
 def train(run: RunDirectory, learner: Counter, published: list[StepRecord]) -> None:
+    product = product_of(run)
     training = Training(
-        name="counter",
+        products=[product],
         learner=learner,
         batches=NoBatches(),
         n_steps=10,
-        checkpoint_every=4,
-        key="id",
-        ids=lambda: ["counter"],
-        lines=lambda record: [{"id": "counter", **record.metrics}],
+        checkpoints=checkpoints_of(product, every=4),
+        lines=lambda record: [("counter", record.metrics)],
     )
     learn(run, training, published.append)
 
 
+def steps(run: RunDirectory) -> list[int]:
+    logs = (run.metrics_path("counter"), run.seconds_path("counter"))
+    metrics, seconds = ([line["step"] for line in read_lines(log)] for log in logs)
+    assert metrics == seconds
+    return metrics
+
+
 def test_a_training_that_fails_continues_and_no_line_stands_twice(tmp_path):
     run, published = RunDirectory(tmp_path), []
-    run.metrics_path.write_text(json.dumps({"id": "other", "step": 99}) + "\n")
     with pytest.raises(RuntimeError, match="power cut"):
         train(run, Counter(fails_at=7), published)
-    assert run.checkpoint_path("counter").exists()
+    assert look(product_of(run)).step == 4
     assert published == []
     train(run, Counter(), published)
-    lines = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
-    assert [line["step"] for line in lines] == [99, *range(1, 11)]
+    assert steps(run) == list(range(1, 11))
     assert [record.step for record in published] == [10]
-    assert not run.checkpoint_path("counter").exists()
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_checkpoint_of_other_needs_is_refused(tmp_path):
+    run = RunDirectory(tmp_path)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(run, Counter(fails_at=7), [])
+    with pytest.raises(
+        ValueError, match=r"counter.json was begun from something else .*\n  from: there 'nothing', now 'x'"
+    ):
+        look(product_of(run)._replace(needs={"from": "x"}))
 
 
 def test_killed_between_the_last_step_and_publication(tmp_path):
@@ -107,4 +143,4 @@ def test_killed_between_the_last_step_and_publication(tmp_path):
         train(run, Counter(), Full())
     train(run, Counter(), published)
     assert [record.step for record in published] == [10]
-    assert len(run.metrics_path.read_text().splitlines()) == 10
+    assert steps(run) == list(range(1, 11))

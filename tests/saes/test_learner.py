@@ -160,7 +160,9 @@ def test_schedules():
 
 
 def test_values_out_of_range_are_all_named():
-    with pytest.raises(ValueError, match=r"learning_rate is 0, it must be more than 0; init_l0 is -1, it must be"):
+    with pytest.raises(
+        ValueError, match=r"learning_rate is 0, it must be more than 0 and at most 100; init_l0 is -1, it must be"
+    ):
         LearnerConfig(learning_rate=0, init_l0=-1)
 
 

@@ -1,5 +1,6 @@
 """Rows of a network study: drawn, read from a CSV file, or taken from activations with token-level labels."""
 
+import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,8 +31,11 @@ class Task(NamedTuple):
     description: str
 
 
-def load_task(study: NetworkStudy, name: str) -> Task:
-    """The rows of one of the study's tasks. Raises ValueError saying which file, column or label is at fault."""
+def load_task(study: NetworkStudy, name: str, dataset: ActivationDataset | None) -> Task:
+    """The rows of one of the study's tasks, drawn from ``dataset`` where it reads activations.
+
+    Raises ValueError saying which file, column or label is at fault.
+    """
     data = study.data
     match data:
         case SyntheticData():
@@ -40,7 +44,8 @@ def load_task(study: NetworkStudy, name: str) -> Task:
             parts, description = _csv(study, data)
         case ActivationData():
             label = data.labels[study.tasks.index(name)]
-            parts, description = _activations(study, data, label)
+            assert dataset is not None
+            parts, description = _activations(data, label, dataset)
     preparation = fit_preparation(
         parts[0].x, standardise=data.standardise, n_components=data.n_components, has_bias=data.bias
     )
@@ -59,13 +64,8 @@ def _synthetic(study: NetworkStudy, data: SyntheticData) -> tuple[list[Rows], st
 
 
 def _csv(study: NetworkStudy, data: CSVData) -> tuple[list[Rows], str]:
-    import pandas as pd
-
     path = data.file
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"data.path: {path} cannot be read ({error})") from None
+    table = read_rows(path, "data.path")
     if data.target not in table:
         raise ValueError(f"data.target: {path} has no column {data.target!r}; it has {', '.join(map(str, table))}")
     y = _targets(table.pop(data.target), path, classes=study.train.loss in CLASSIFICATION)
@@ -76,6 +76,23 @@ def _csv(study: NetworkStudy, data: CSVData) -> tuple[list[Rows], str]:
         raise ValueError(f"{path} has {len(x)} rows; too few to train, choose beta and test")
     pieces = order.split([len(x) - 2 * n_held_out, n_held_out, n_held_out])
     return [Rows(x[piece], y[piece]) for piece in pieces], f"{path}, {len(x)} rows"
+
+
+def read_rows(path: Path, key: str) -> "pd.DataFrame":
+    """A user's CSV file. Raises ValueError, naming the study's ``key``, where it cannot be read or names a column twice."""
+    import pandas as pd
+
+    try:
+        if not path.is_file():
+            raise ValueError("it is no file")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = next(csv.reader(file), [])
+        table = pd.read_csv(path, encoding="utf-8-sig")
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"{key}: {path} cannot be read ({error})") from None
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise ValueError(f"{key}: {path} names a column twice: {', '.join(twice)}; rename one")
+    return table
 
 
 def _features(table: "pd.DataFrame", path: Path) -> Tensor:
@@ -118,8 +135,11 @@ def _targets(column: "pd.Series", path: Path, *, classes: bool) -> Tensor:
     return torch.from_numpy(column.to_numpy(dtype="float64", copy=True))
 
 
-def _activations(study: NetworkStudy, data: ActivationData, label: LabelConfig) -> tuple[list[Rows], str]:
-    dataset = ActivationDataset(study.activations_path)
+def _activations(data: ActivationData, label: LabelConfig, dataset: ActivationDataset) -> tuple[list[Rows], str]:
+    if data.hook_name is not None and data.hook_name not in dataset.hook_names:
+        raise ValueError(
+            f"data.hook_name: {data.hook_name!r} is not harvested; there is {', '.join(dataset.hook_names)}"
+        )
     if data.hook_name is None and len(dataset.hook_names) > 1:
         raise ValueError(f"data.hook_name: the activations hold {', '.join(dataset.hook_names)}; name one of them")
     hook_name = data.hook_name or dataset.hook_names[0]

@@ -2,9 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
-from core.schema import Schema
+from core.schema import Schema, exactly
 from twolayer.config import LossName
 
 _SCP_STEPS = 100
@@ -78,7 +78,7 @@ class SampledMethod(_Method):
         """The method and what sets it apart."""
         if self.n_samples:
             return f"scp-samples_{self.n_samples}"
-        return f"scp-violation_{self.violation:g}-confidence_{self.confidence:g}"
+        return f"scp-violation_{exactly(self.violation)}-confidence_{exactly(self.confidence)}"
 
     @property
     def label(self) -> str:
@@ -92,7 +92,7 @@ class RobustMethod(_Method):
 
     method: Literal["robust"]
     """Against every perturbation inside a ball."""
-    epsilon: NonNegativeFloat
+    epsilon: Annotated[float, Field(ge=0, le=1e6)]
     """Radius of the balls, in the units of the prepared rows."""
     n_patterns: PositiveInt = 50
     """Patterns to sample."""
@@ -102,7 +102,7 @@ class RobustMethod(_Method):
     @property
     def family(self) -> str:
         """The method and what sets it apart."""
-        return f"robust-epsilon_{self.epsilon:g}-patterns_{self.n_patterns}"
+        return f"robust-epsilon_{exactly(self.epsilon)}-patterns_{self.n_patterns}"
 
     @property
     def label(self) -> str:
@@ -117,11 +117,11 @@ class DescentMethod(_Method):
     """The baseline."""
     n_neurons: PositiveInt = 50
     """Width."""
-    n_restarts: PositiveInt = 10
+    n_restarts: Annotated[int, Field(gt=0, le=10_000)] = 10
     """Random starts, side by side; the best is kept."""
-    n_steps: PositiveInt = 2000
+    n_steps: Annotated[int, Field(gt=0, le=10**9)] = 2000
     """Length of the cosine schedule."""
-    learning_rate: PositiveFloat = 0.02
+    learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.02
     """At the start."""
 
     def most_steps(self, default: int) -> int:
@@ -132,7 +132,7 @@ class DescentMethod(_Method):
     def family(self) -> str:
         """The method and what sets it apart."""
         sizes = f"neurons_{self.n_neurons}-restarts_{self.n_restarts}-steps_{self.n_steps}"
-        return f"gradient_descent-{sizes}-rate_{self.learning_rate:g}"
+        return f"gradient_descent-{sizes}-rate_{exactly(self.learning_rate)}"
 
     @property
     def label(self) -> str:

@@ -1,23 +1,25 @@
 """Units of network training: paths of betas, each network starting from the one before."""
 
 import time
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from core.devices import resolve_device
 from core.files import sha256_file
-from core.model_folder import CONFIG_FILE
+from core.model_folder import CONFIG_FILE, WEIGHTS_FILE
+from core.schema import exactly
 from core.trainer import NoBatches, StepRecord
-from hookpoints.manifest import read_manifest
-from pipeline.activations import provenance_needs
+from hookpoints.shards import ActivationDataset
+from pipeline.activations import open_activations, row_needs
 from pipeline.run_dir import RunDirectory
 from pipeline.studies.networks.data import Task, load_task
 from pipeline.studies.networks.learners import NetworkLearner, Shared, make_network_learner, share
 from pipeline.studies.networks.study import ActivationData, CSVData, NetworkSpec, NetworkStudy
-from pipeline.units import Product, Tick, Training, Unit, learn
+from pipeline.units import Needs, Product, Tick, Training, Unit, checkpoints_of, learn
 from twolayer.convex.admm import ADMM
 from twolayer.data import Rows
 from twolayer.io import SavedNetwork, load_network, save_network
@@ -30,41 +32,63 @@ class Tasks:
         self._study = study
         self._loaded: dict[str, Task] = {}
 
+    @cached_property
+    def dataset(self) -> ActivationDataset | None:
+        """The activations, where the study reads any."""
+        described = self._study.described
+        return None if described is None else open_activations(described, self._study.activations_path)
+
+    @cached_property
+    def needs(self) -> dict[str, Any]:
+        """What the rows of the study are a function of."""
+        data = self._study.data
+        paths = {"folder", "model", "corpus", "harvest", "path", "sae", "labels"}
+        needs: dict[str, Any] = {"data": data.model_dump(mode="json", exclude=paths)}
+        if self.dataset is not None:
+            needs["rows"] = row_needs(self.dataset.view)
+        match data:
+            case ActivationData(sae=sae) if sae is not None:
+                needs["sae"] = (
+                    sha256_file(Path(sae) / WEIGHTS_FILE) if (Path(sae) / WEIGHTS_FILE).is_file() else "absent"
+                )
+            case CSVData() if data.file.is_file():
+                needs["file"] = sha256_file(data.file)
+        return needs
+
+    def label_needs(self, name: str) -> dict[str, Any]:
+        """What the targets of one task are a function of."""
+        data = self._study.data
+        if not isinstance(data, ActivationData):
+            return {}
+        label = data.labels[self._study.tasks.index(name)]
+        path = None if label.csv is None else Path(label.csv)
+        file = sha256_file(path) if path is not None and path.is_file() else None
+        return {"label": label.model_dump(mode="json", exclude={"csv"}), "label_file": file}
+
     def get(self, name: str) -> Task:
         """Load it, unless it is the one loaded last."""
         if name not in self._loaded:
-            self._loaded = {name: load_task(self._study, name)}
+            self._loaded = {name: load_task(self._study, name, self.dataset)}
         return self._loaded[name]
 
 
-def path_units(study: NetworkStudy, run: RunDirectory) -> list[Unit]:
+def path_units(study: NetworkStudy, run: RunDirectory, tasks: Tasks) -> list[Unit]:
     """One for each task, method and seed."""
-    tasks, specs = Tasks(study), study.specs()
-    rows = _row_needs(study)
+    specs = study.specs()
     units = []
     for key in dict.fromkeys((spec.task, spec.method.family, spec.seed) for spec in specs):
         path = [spec for spec in specs if (spec.task, spec.method.family, spec.seed) == key]
         work = _PathWork(study, run, tasks, path)
-        units.append(Unit([_product(study, run, rows, path[: n + 1]) for n in range(len(path))], work.make))
+        units.append(Unit([_product(study, run, tasks, path[: n + 1]) for n in range(len(path))], work.make))
     return units
 
 
-def _row_needs(study: NetworkStudy) -> dict[str, Any]:
-    """What the rows of a study are a function of."""
-    data = study.data
-    needs: dict[str, Any] = {"data": data.model_dump(mode="json", exclude={"folder", "model", "corpus", "harvest"})}
-    if isinstance(data, ActivationData):
-        needs["activations"] = provenance_needs(read_manifest(study.activations_path))
-    if isinstance(data, CSVData) and data.file.is_file():
-        needs["file"] = sha256_file(data.file)
-    return needs
-
-
-def _product(study: NetworkStudy, run: RunDirectory, rows: dict[str, Any], path: list[NetworkSpec]) -> Product:
+def _product(study: NetworkStudy, run: RunDirectory, tasks: Tasks, path: list[NetworkSpec]) -> Product:
     """The last network of a path, which depends on those before."""
     spec = path[-1]
     needs = {
-        **rows,
+        **tasks.needs,
+        **tasks.label_needs(spec.task),
         "task": spec.task,
         "method": spec.method.model_dump(mode="json"),
         "loss": study.train.loss,
@@ -73,7 +97,17 @@ def _product(study: NetworkStudy, run: RunDirectory, rows: dict[str, Any], path:
         "tolerance": study.train.tolerance,
         "max_steps": study.train.max_steps,
     }
-    return Product(spec.network_id, needs, [run.folder("networks", spec.network_id) / CONFIG_FILE])
+    files = [run.folder("networks", spec.network_id) / CONFIG_FILE]
+    return Product(spec.network_id, needs, files, slot=run.slot(spec.network_id), kept=partial(_why_kept, needs))
+
+
+def _why_kept(needs: Needs, there: Needs) -> str | None:
+    """A network at the same beta, reached over others: it may differ in where it started."""
+    is_other = {k: v for k, v in needs.items() if k != "betas"} != {k: v for k, v in there.items() if k != "betas"}
+    betas = there.get("betas")
+    if is_other or not isinstance(betas, list) or betas[-1:] != needs["betas"][-1:]:
+        return None
+    return f"as reached over the betas {', '.join(map(exactly, betas))}"
 
 
 class _PathWork:
@@ -87,7 +121,7 @@ class _PathWork:
         products = {product.name: product for product in missing}
         first, settings = self._path[0], self._study.train
         task = self._tasks.get(first.task)
-        device = resolve_device(settings.device)
+        device = resolve_device(settings.device, needs_float64=True)
         task = task._replace(train=Rows(*(part.to(device) for part in task.train)))
         shared = share(first.method, task.train, settings, first.seed)
         start: Tensor | None = None
@@ -112,10 +146,9 @@ class _PathWork:
             proof = learner.certificate
             return proof is not None and max(proof.relative_gap, proof.violation) <= settings.tolerance
 
-        def lines(record: StepRecord) -> Iterator[dict[str, Any]]:
+        def lines(record: StepRecord) -> Iterator[tuple[str, Mapping[str, Any]]]:
             if _is_logged(record.step) or record.step == n_steps or is_solved(record):
-                line = {"network_id": spec.network_id, "step": record.step, "seconds": round(record.seconds, 4)}
-                yield line | record.metrics
+                yield spec.network_id, record.metrics
 
         def publish(record: StepRecord) -> None:
             folder = self._run.folder("networks", spec.network_id)
@@ -125,13 +158,11 @@ class _PathWork:
             save_network(folder, saved, unit=product.signature)
 
         training = Training(
-            name=spec.network_id,
+            products=[product],
             learner=learner,
             batches=NoBatches(),
             n_steps=n_steps,
-            checkpoint_every=settings.checkpoint_every,
-            key="network_id",
-            ids=lambda: [spec.network_id],
+            checkpoints=checkpoints_of(product, settings.checkpoint_every),
             lines=lines,
             show=lambda record: tick(0, f"{spec.network_id}: step {record.step:,}, objective {learner.objective:.6g}"),
             stop=is_solved,
@@ -154,7 +185,6 @@ class _PathWork:
             "n_train": len(task.train.y),
             "d": task.train.x.shape[1],
             "n_steps": record.step,
-            "seconds": round(record.seconds, 4),
             "objective": learner.objective,
             **({} if proof is None else proof._asdict()),
         }

@@ -1,29 +1,29 @@
 """The stages of a network study: rows -> network folders -> eval.csv -> report."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from core.files import read_json, write_json
+from core.files import read_json, read_lines, write_json
 from core.model_folder import read_config
 from eval.networks.metrics import evaluate_network
 from eval.networks.report import NetworkProvenance, network_report
 from eval.networks.verdicts import network_sentences
 from eval.page.report import write_report
-from hookpoints.manifest import read_manifest
-from pipeline.activations import activation_costs, harvest_activations
+from pipeline.activations import activation_costs, harvest_activations, say_if_new
 from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
 from pipeline.studies.networks.paths import Tasks, path_units
 from pipeline.studies.networks.study import ActivationData, CSVData, NetworkSpec, NetworkStudy
 from pipeline.study import Summary
-from pipeline.table import for_people, read_evaluation, require_trained, study_facts, without_nan, write_evaluation
-from pipeline.units import Product, Unit, make_missing, missing_products
+from pipeline.table import for_people, read_evaluation, study_facts, without_nan, write_evaluation
+from pipeline.units import Found, Product, Unit, look, make_missing, redone, require_trained, say_found
 from twolayer.certificate import Certificate
 from twolayer.io import load_network
 
 _EVALUATION = "eval.json"
-_AFTER_TRAINING = ["network_id", "task", "family", "beta", "seed", "loss", "n_train", "d", "n_steps", "seconds"]
+_AFTER_TRAINING = ["network_id", "task", "family", "beta", "seed", "loss", "n_train", "d", "n_steps"]
 _SHOWN = {
     "task": "task",
     "label": "method",
@@ -40,43 +40,84 @@ _SHOWN = {
 
 def harvest(study: NetworkStudy, run: RunDirectory) -> None:
     """Text -> activation shards, where the study reads activations."""
-    data = study.data
-    if isinstance(data, ActivationData):
-        harvest_activations(data.model, data.corpus, data.harvest, study.activations_path)
-    else:
-        say(f"harvest: nothing to do, the rows are {data.source}")
+    if study.described is None:
+        say(f"harvest: nothing to do, the rows are {study.data.source}")
+        return
+    say_if_new(study.activations_path, study.data.folder if isinstance(study.data, ActivationData) else None)
+    harvest_activations(study.described, study.activations_path, study.name)
 
 
 def train(study: NetworkStudy, run: RunDirectory) -> None:
     """Rows -> network folders. Betas of one method and seed follow each other down, each starting from the one before."""
-    specs, units = study.specs(), path_units(study, run)
-    n_missing = len(missing_products(units))
-    say(f"train: {n_missing} of {len(specs)} networks to train")
-    make_missing(units, title="train", counted="networks")
-    say(f"train: {len(specs)} networks in {run.path / 'networks'}")
+    there = _look(study, run)
+    say_found("train", there.found, "networks", _others(study, run))
+    make_missing(there.units, title="train", counted="networks")
+    say(f"train: {len(there.found)} networks in {run.path / 'networks'}")
 
 
 def evaluate(study: NetworkStudy, run: RunDirectory) -> None:
     """Network folders -> eval.csv, one row per network."""
-    specs = study.specs()
-    trained = path_units(study, run)
-    require_trained(missing_products(trained), len(specs), "networks")
-    of_network = {product.name: product for unit in trained for product in unit.products}
-    tasks = Tasks(study)
-    units = [_evaluation(study, run, tasks, spec, of_network[spec.network_id]) for spec in specs]
+    there = _look(study, run)
+    require_trained(there.found, "networks")
+    units = [_evaluation(study, run, there, spec) for spec in study.specs()]
     make_missing(units, title="eval", counted="networks")
-    write_evaluation(study, run, [_row(run, spec) for spec in specs])
+    write_evaluation(study, run, [_row(run, spec) for spec in study.specs()])
 
 
 def report(study: NetworkStudy, run: RunDirectory) -> None:
-    """eval.csv and metrics.jsonl -> report.html, verdicts.csv, plots."""
+    """eval.csv and the networks' metrics -> report.html, verdicts.csv, plots."""
     table = read_evaluation(run)
-    manifest = read_manifest(study.activations_path) if isinstance(study.data, ActivationData) else None
-    descriptions = {spec.task: _metadata(run, spec)["description"] for spec in study.specs()}
-    facts = study_facts(study, run)
-    trace = pd.read_json(run.metrics_path, lines=True)
-    described = network_report(table, trace, NetworkProvenance(facts, descriptions, manifest))
-    say(f"report: {write_report(run.path, described).html}")
+    there, specs = _look(study, run), study.specs()
+    descriptions = {spec.task: _metadata(run, spec)["description"] for spec in specs}
+    evaluations = [_evaluation(study, run, there, spec) for spec in specs]
+    made = {
+        "networks": [one.environment for one in there.found],
+        "evaluations": [look(product).environment for unit in evaluations for product in unit.products],
+    }
+    facts = study_facts(study, run, made, [f"networks/{name}" for name in _others(study, run)])
+    dataset = there.tasks.dataset
+    view = None if dataset is None else dataset.view
+    described = network_report(table, _trace(run, specs), NetworkProvenance(facts, descriptions, view))
+    say(f"report: {write_report(run.out, described).html}")
+
+
+class _There(NamedTuple):
+    """What there is of a study."""
+
+    tasks: Tasks
+    units: list[Unit]
+    found: list[Found]
+    """One for each network."""
+
+    @property
+    def of(self) -> dict[str, Product]:
+        """By id, with the needs that it was made from."""
+        return {one.product.name: one.product for one in self.found}
+
+
+def _look(study: NetworkStudy, run: RunDirectory) -> _There:
+    tasks = Tasks(study)
+    units = path_units(study, run, tasks)
+    return _There(tasks, units, [look(product) for unit in units for product in unit.products])
+
+
+def _others(study: NetworkStudy, run: RunDirectory) -> list[str]:
+    """Networks that lie in the run directory and are no part of the study."""
+    ours = {spec.network_id for spec in study.specs()}
+    return [name for name in run.names("networks") if name not in ours]
+
+
+def _trace(run: RunDirectory, specs: Sequence[NetworkSpec]) -> pd.DataFrame:
+    """Metrics of every logged step of every network, with the seconds until then."""
+    lines: list[dict[str, Any]] = []
+    for spec in specs:
+        name = spec.network_id
+        seconds = {line["step"]: line["seconds"] for line in read_lines(run.seconds_path(name))}
+        lines += [
+            {"network_id": name, **line, "seconds": seconds.get(line["step"])}
+            for line in read_lines(run.metrics_path(name))
+        ]
+    return pd.DataFrame(lines, columns=None if lines else ["network_id", "step", "seconds"])
 
 
 def costs(study: NetworkStudy) -> list[tuple[str, str]]:
@@ -98,17 +139,18 @@ def costs(study: NetworkStudy) -> list[tuple[str, str]]:
 def summary(run: RunDirectory) -> Summary:
     """The table of networks, and what it says of every task."""
     table = read_evaluation(run)
+    table["seconds"] = [run.seconds(str(network_id)) for network_id in table["network_id"]]
     verdicts = {str(task): network_sentences(table, str(task)) for task in table["task"].unique()}
     return Summary(for_people(table, _SHOWN), verdicts)
 
 
-def _evaluation(study: NetworkStudy, run: RunDirectory, tasks: Tasks, spec: NetworkSpec, network: Product) -> Unit:
+def _evaluation(study: NetworkStudy, run: RunDirectory, there: _There, spec: NetworkSpec) -> Unit:
     folder = run.folder("networks", spec.network_id)
-    needs = {"network": network.fingerprint, "eval": study.eval.model_dump(mode="json")}
-    product = Product(spec.network_id, needs, [folder / _EVALUATION], may_be_redone=True)
+    needs = {"network": there.of[spec.network_id].fingerprint, "eval": study.eval.model_dump(mode="json")}
+    product = Product(spec.network_id, needs, [folder / _EVALUATION], is_redone=redone)
 
     def make(*_: object) -> None:
-        task = tasks.get(spec.task)
+        task = there.tasks.get(spec.task)
         measured = evaluate_network(
             load_network(folder).network,
             task.train,

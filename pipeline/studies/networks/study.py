@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from core.schema import Schema
+from core.files import safe_name
+from core.schema import DeviceName, Schema, Seed, StudyPath, exactly
 from hookpoints.config import HarvestConfig, LabelConfig, ModelConfig
 from hookpoints.corpus import CorpusConfig
+from hookpoints.described import Described
 from pipeline.studies.networks.methods import Method, RobustMethod
-from pipeline.study import Kind, Study
+from pipeline.study import Kind, Study, check_count, repeated
 from twolayer.config import CLASSIFICATION, LossName, TaskName
 
 
@@ -20,7 +22,7 @@ class _Data(Schema):
     """Give every column mean zero and variance one."""
     bias: bool = True
     """Append a column of ones, so that neurons have a bias."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Of the rows drawn or chosen."""
 
 
@@ -31,13 +33,13 @@ class SyntheticData(_Data):
     """Drawn from `seed`."""
     task: TaskName
     """product (x_1 x_2), xor (the same on four clusters around (+-1, +-1)) or teacher (a random network)."""
-    n_train: PositiveInt
+    n_train: Annotated[int, Field(gt=0, le=10**8)]
     """Training rows."""
     n_held_out: PositiveInt = 1000
     """Rows for choosing beta, and again as many for testing."""
-    d: Annotated[int, Field(ge=2)]
+    d: Annotated[int, Field(ge=2, le=10**6)]
     """Features."""
-    noise: NonNegativeFloat = 0.0
+    noise: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Standard deviation of the noise on the target."""
 
 
@@ -46,7 +48,7 @@ class CSVData(_Data):
 
     source: Literal["csv"]
     """A CSV file with a header; every column but the target is a numeric feature."""
-    path: str
+    path: StudyPath
     """The file."""
     target: str
     """Its column to predict; two values make two classes for logistic and hinge loss."""
@@ -58,7 +60,7 @@ class CSVData(_Data):
     @property
     def file(self) -> Path:
         """The file."""
-        return Path(self.path).expanduser()
+        return Path(self.path)
 
 
 class ActivationData(_Data):
@@ -66,7 +68,7 @@ class ActivationData(_Data):
 
     source: Literal["activations"]
     """Harvested by this study, or shared with another one by `folder`."""
-    folder: str | None = None
+    folder: StudyPath | None = None
     """Where activations are; `<run_dir>/activations` by default. Studies may share one."""
     model: ModelConfig
     """`embedded: smollm2-135m`, `hub: <id>` or `local: <folder>`."""
@@ -76,7 +78,7 @@ class ActivationData(_Data):
     """What to read and how to store it."""
     hook_name: str | None = None
     """Which of the harvested hooks; the only one unless there are several."""
-    sae: str | None = None
+    sae: StudyPath | None = None
     """Folder of a trained SAE: its latents are probed in place of the activations."""
     labels: list[LabelConfig] = Field(min_length=1)
     """What is asked of a token; each label is a task of its own."""
@@ -95,24 +97,24 @@ class NetworkTrainConfig(Schema):
     """squared, logistic or hinge, summed over rows."""
     methods: list[Annotated[Method, Field(discriminator="method")]] = Field(min_length=1)
     """Each is trained at every beta with every seed."""
-    betas: list[PositiveFloat] = Field(min_length=1)
+    betas: list[Annotated[float, Field(gt=0, le=1e12)]] = Field(min_length=1)
     """Strengths of the regularisation; a path that starts from the largest."""
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: list[Seed] = Field(default=[0], min_length=1)
     """Of sampled patterns, directions and starts."""
-    tolerance: PositiveFloat = 1e-4
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     """Relative gap, and cone violation, at which a convex solver stops."""
-    max_steps: PositiveInt = 3200
+    max_steps: Annotated[int, Field(gt=0, le=10**9)] = 3200
     """Iterations after which it stops all the same."""
     checkpoint_every: PositiveInt = 500
     """Steps between checkpoints."""
-    device: str = "auto"
+    device: DeviceName = "auto"
     """Where to train."""
 
 
 class NetworkEvalConfig(Schema):
     """How networks are measured."""
 
-    epsilons: list[PositiveFloat] = Field(default=[])
+    epsilons: list[Annotated[float, Field(gt=0, le=1e6)]] = Field(default=[])
     """Radii of the attacks (FGSM and PGD) on test rows, in the units of the prepared rows."""
     pgd_steps: PositiveInt = 40
     """Steps of PGD."""
@@ -129,7 +131,7 @@ class NetworkSpec(NamedTuple):
     @property
     def network_id(self) -> str:
         """Folder name."""
-        return f"{self.task}-{self.method.family}-beta_{self.beta:g}-seed_{self.seed}"
+        return f"{safe_name(self.task)}-{self.method.family}-beta_{exactly(self.beta)}-seed_{self.seed}"
 
 
 class NetworkStudy(Study):
@@ -146,8 +148,9 @@ class NetworkStudy(Study):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "NetworkStudy":
-        ids = [spec.network_id for spec in self.specs()]
-        twice = sorted({network_id for network_id in ids if ids.count(network_id) > 1})
+        train = self.train
+        check_count("networks", len(self.tasks), len(train.methods), len(train.betas), len(train.seeds))
+        twice = repeated(spec.network_id for spec in self.specs())
         if twice:
             raise ValueError(f"the study describes the same network twice: {', '.join(twice)}")
         if isinstance(self.data, ActivationData) and self.train.loss not in CLASSIFICATION:
@@ -170,7 +173,13 @@ class NetworkStudy(Study):
     def activations_path(self) -> Path:
         """The folder of the activations, for `data.source: activations`."""
         folder = self.data.folder if isinstance(self.data, ActivationData) else None
-        return Path(folder).expanduser() if folder else self.run_path / "activations"
+        return Path(folder) if folder else self.run_path / "activations"
+
+    @property
+    def described(self) -> Described | None:
+        """What it says of its activations, where it reads any."""
+        data = self.data
+        return Described(data.model, data.corpus, data.harvest) if isinstance(data, ActivationData) else None
 
     @property
     def tasks(self) -> list[str]:

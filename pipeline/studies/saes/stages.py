@@ -1,9 +1,8 @@
 """The stages of an SAE study: activation shards -> SAE folders -> eval.csv -> report."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import Any, NamedTuple
 
 from core.devices import resolve_device
 from core.files import read_json, write_json
@@ -16,22 +15,22 @@ from eval.saes.verdicts import concentration, sentences
 from hookpoints.models import model_shape
 from hookpoints.shards import ActivationDataset
 from hookpoints.sites import resolve_hookpoint
-from pipeline.activations import activation_costs, harvest_activations, provenance_needs
+from pipeline.activations import activation_costs, harvest_activations, open_activations, row_needs, say_if_new
 from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
-from pipeline.studies.saes.banks import STOPPED, bank_units
+from pipeline.studies.saes.banks import STOPPED, bank_units, sae_product
 from pipeline.studies.saes.study import SAESpec, SAEStudy
 from pipeline.study import Summary
 from pipeline.table import (
     SCHEMA_VERSION,
     for_people,
     read_evaluation,
-    require_trained,
+    read_verdicts,
     study_facts,
     without_nan,
     write_evaluation,
 )
-from pipeline.units import Product, Unit, make_missing, missing_products
+from pipeline.units import Found, Product, Unit, look, make_missing, redone, require_trained, say_found
 from saes.architectures import architecture_of
 from saes.io import read_sae
 
@@ -51,31 +50,27 @@ _SHOWN = {
 
 def harvest(study: SAEStudy, run: RunDirectory) -> None:
     """Text -> activation shards."""
-    harvest_activations(study.model, study.corpus, study.harvest, study.activations_path)
+    say_if_new(study.activations_path, study.activations)
+    harvest_activations(study.described, study.activations_path, study.name)
 
 
 def train(study: SAEStudy, run: RunDirectory) -> None:
     """Activation shards -> SAE folders. SAEs of a hookpoint learn together, from one pass over its shards."""
-    dataset = ActivationDataset(study.activations_path)
-    specs = study.specs(dataset.hook_names)
-    units = bank_units(study, run, dataset)
-    n_missing = len(missing_products(units))
-    say(f"train: {n_missing} of {len(specs)} SAEs to train, {study.train.n_steps:,} steps each")
+    there = _look(study, run)
+    say_found("train", there.found, "SAEs", _others(run, there.specs))
+    units = bank_units(study, run, there.dataset, there.found, there.specs)
     make_missing(units, title="train", counted="SAE steps")
-    for sae_id, reason in _stopped(run, specs).items():
+    for sae_id, reason in _stopped(run, there.specs).items():
         say(f"train: stopped {reason} (to try again, delete {_folder(run, sae_id)})")
-    say(f"train: {len(_trained(run, specs))} SAEs in {run.path / 'saes'}")
+    say(f"train: {len(_trained(run, there.specs))} SAEs in {run.path / 'saes'}")
 
 
 def evaluate(study: SAEStudy, run: RunDirectory) -> None:
     """SAE folders -> eval.csv, one row per SAE."""
-    dataset = ActivationDataset(study.activations_path)
-    specs = study.specs(dataset.hook_names)
-    units = bank_units(study, run, dataset)
-    require_trained(missing_products(units), len(specs), "SAEs")
-    specs = _trained(run, specs)
-    of_sae = {product.name: product for unit in units for product in unit.products}
-    evaluations = [_evaluation(study, run, dataset, spec, of_sae[spec.sae_id]) for spec in specs]
+    there = _look(study, run)
+    require_trained(there.found, "SAEs")
+    specs = _trained(run, there.specs)
+    evaluations = [_evaluation(study, run, there.dataset, spec, there.of[spec.sae_id]) for spec in specs]
     make_missing(evaluations, title="eval", counted="SAEs")
     write_evaluation(study, run, _rows(study, run, specs))
     for title, said in concentration(read_evaluation(run)).items():
@@ -85,11 +80,44 @@ def evaluate(study: SAEStudy, run: RunDirectory) -> None:
 def report(study: SAEStudy, run: RunDirectory) -> None:
     """eval.csv -> report.html, verdicts.csv, plots."""
     table = read_evaluation(run)
-    dataset = ActivationDataset(study.activations_path)
-    stopped = _stopped(run, study.specs(dataset.hook_names))
-    facts = study_facts(study, run)
-    described = sae_report(table, Provenance(facts, dataset.manifest, stopped), study.selectors)
-    say(f"report: {write_report(run.path, described).html}")
+    there = _look(study, run)
+    trained = _trained(run, there.specs)
+    evaluations = [_evaluation(study, run, there.dataset, spec, there.of[spec.sae_id]) for spec in trained]
+    made = {
+        "harvest": there.dataset.view.manifest.environments,
+        "SAEs": [one.environment for one in there.found],
+        "evaluations": [look(product).environment for unit in evaluations for product in unit.products],
+    }
+    facts = study_facts(study, run, made, [f"saes/{name}" for name in _others(run, there.specs)])
+    provenance = Provenance(facts, there.dataset.view, _stopped(run, there.specs))
+    described = sae_report(table, provenance, study.selectors)
+    say(f"report: {write_report(run.out, described).html}")
+
+
+class _There(NamedTuple):
+    """What there is of a study."""
+
+    dataset: ActivationDataset
+    specs: list[SAESpec]
+    found: list[Found]
+    """One for each."""
+
+    @property
+    def of(self) -> dict[str, Product]:
+        """By id, with the needs that it was made from."""
+        return {one.product.name: one.product for one in self.found}
+
+
+def _look(study: SAEStudy, run: RunDirectory) -> _There:
+    dataset = open_activations(study.described, study.activations_path)
+    specs = study.specs(dataset.hook_names)
+    return _There(dataset, specs, [look(sae_product(study, run, dataset, spec)) for spec in specs])
+
+
+def _others(run: RunDirectory, specs: Sequence[SAESpec]) -> list[str]:
+    """SAEs that lie in the run directory and are no part of the study."""
+    ours = {spec.sae_id for spec in specs}
+    return [name for name in run.names("saes") if name not in ours]
 
 
 def costs(study: SAEStudy) -> list[tuple[str, str]]:
@@ -115,16 +143,10 @@ def costs(study: SAEStudy) -> list[tuple[str, str]]:
 
 
 def summary(run: RunDirectory) -> Summary:
-    """The table of SAEs, and the verdicts that the report holds."""
-    table = read_evaluation(run)
-    return Summary(for_people(table, _SHOWN), concentration(table) | _verdicts(run.verdicts_csv))
-
-
-def _verdicts(path: Path) -> dict[str, list[str]]:
-    try:
-        return sentences(pd.read_csv(path))
-    except pd.errors.EmptyDataError:  # a study without a pair to compare
-        return {}
+    """The table of SAEs, and the verdicts that the report holds: none without a pair to compare."""
+    table, verdicts = read_evaluation(run), read_verdicts(run)
+    said = sentences(verdicts) if len(verdicts) else {}
+    return Summary(for_people(table, _SHOWN), concentration(table) | said)
 
 
 def _folder(run: RunDirectory, sae_id: str) -> Path:
@@ -145,14 +167,14 @@ def _evaluation(study: SAEStudy, run: RunDirectory, dataset: ActivationDataset, 
     folder = _folder(run, spec.sae_id)
     needs = {
         "sae": sae.fingerprint,
-        "rows": provenance_needs(dataset.manifest),
+        "rows": row_needs(dataset.view),
         "min_fires": study.eval.min_fires,
         "columns": SCHEMA_VERSION,
     }
-    product = Product(spec.sae_id, needs, [folder / _EVALUATION], may_be_redone=True)
+    product = Product(spec.sae_id, needs, [folder / _EVALUATION], is_redone=redone)
 
     def make(*_: object) -> None:
-        trained = read_sae(folder, resolve_device(study.eval.device)).sae
+        trained = read_sae(folder, resolve_device(study.eval.device, needs_float64=True)).sae
         values = metrics.evaluate(trained, dataset, spec.hook_name, min_fires=study.eval.min_fires)
         write_json(folder / _EVALUATION, {**without_nan(values), "unit": product.signature})
 
@@ -188,6 +210,7 @@ def _row(study: SAEStudy, run: RunDirectory, spec: SAESpec, label: str) -> dict[
         "n_dead_resets": metadata["n_dead_resets"],
         "final_sparsity_coefficient": metadata["final_sparsity_coefficient"],
         "n_steps": metadata["n_steps"],
+        "n_training_rows": metadata["n_training_rows"],
         "family": spec.family,
         "label": label,
         "is_signed": cfg.is_signed,

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal, NamedTuple, Optional, get_type_hints
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, create_model, model_validator
 from pydantic_core import InitErrorDetails
 
-from core.schema import ChosenBy, Schema
+from core.schema import ChosenBy, DeviceName, Schema, Seed, StudyPath, exactly
 from hookpoints.config import HarvestConfig, ModelConfig
 from hookpoints.corpus import CorpusConfig
-from pipeline.study import Kind, Study
+from hookpoints.described import Described
+from pipeline.study import Kind, Study, check_count, repeated
 from saes.architectures import ARCHITECTURES
 from saes.architectures.base import Architecture, own_fields
 from saes.config import LearnerConfig
@@ -26,9 +27,9 @@ class Sweep(Schema):
 
     architecture: str
     """One of `saes.architectures.ARCHITECTURES`."""
-    d_sae: PositiveInt
+    d_sae: Annotated[int, Field(gt=0, le=2**26)]
     """Width: number of latents."""
-    sparsity_coefficients: list[PositiveFloat] = Field(min_length=1)
+    sparsity_coefficients: list[Annotated[float, Field(gt=0, le=1e6)]] = Field(min_length=1)
     """The lambdas of the sweep."""
 
     @property
@@ -74,20 +75,20 @@ class TrainConfig(Schema):
 
     saes: list[Annotated[Sweep, ChosenBy(_choose_sweep)]] = Field(min_length=1)
     """Sweeps; each is trained on every hookpoint with every seed."""
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: list[Seed] = Field(default=[0], min_length=1)
     """Seeds of the initial weights."""
-    n_steps: PositiveInt
+    n_steps: Annotated[int, Field(gt=0, le=10**9)]
     """Steps of each SAE."""
-    batch_size: Annotated[int, Field(ge=2)] = 1024
+    batch_size: Annotated[int, Field(ge=2, le=2**24)] = 1024
     """Rows per step. Small batches reach a given R2 from fewer rows; large ones keep an accelerator busy."""
     bank_size: PositiveInt = 8
     """SAEs of one hookpoint that train together; each costs memory for its weights three times over."""
-    device: str = "auto"
+    device: DeviceName = "auto"
     """Where to train."""
-    data_seed: Annotated[int, Field(ge=0)] = 0
+    data_seed: Seed = 0
     """Of the order in which shards are read; the same for every SAE, so that they see the same data."""
     log_every: PositiveInt = 25
-    """Steps between lines of metrics.jsonl."""
+    """Steps between lines of an SAE's metrics."""
     checkpoint_every: PositiveInt = 200
     """Steps between checkpoints."""
     learner: LearnerConfig = Field(default_factory=LearnerConfig)
@@ -99,7 +100,7 @@ class EvalConfig(Schema):
 
     min_fires: PositiveInt = 10
     """A latent is bipolar when it fires with each sign at least this often."""
-    device: str = "auto"
+    device: DeviceName = "auto"
     """Where to evaluate."""
 
 
@@ -119,18 +120,20 @@ class SAESpec(NamedTuple):
     sweep: Sweep
     sparsity_coefficient: float
     seed: int
+    n_steps: int
 
     @property
     def family(self) -> str:
         """Of SAEs that differ only in hookpoint, lambda and seed."""
         parts = [self.sweep.architecture, str(self.sweep.d_sae), *self.architecture(1).id_parts]
         given = self.sweep.learner_settings
-        return "-".join([*parts, *(f"{name}_{value}".lower() for name, value in given.items())])
+        return "-".join([*parts, *(f"{name}_{exactly(value)}".lower() for name, value in given.items())])
 
     @property
     def sae_id(self) -> str:
         """Folder name: says everything in which SAEs of one study can differ."""
-        return f"{self.hook_name}-{self.family}-lambda_{self.sparsity_coefficient:g}-seed_{self.seed}"
+        numbers = f"lambda_{exactly(self.sparsity_coefficient)}-seed_{self.seed}-steps_{self.n_steps}"
+        return f"{self.hook_name}-{self.family}-{numbers}"
 
     def architecture(self, d_in: int) -> Architecture:
         """Of the SAE on a hook of width ``d_in``."""
@@ -150,7 +153,7 @@ class SAEStudy(Study):
 
     kind: Literal["saes"] = "saes"
     """What is studied."""
-    activations: str | None = None
+    activations: StudyPath | None = None
     """Where activations are; `<run_dir>/activations` by default. Studies may share one."""
     model: ModelConfig
     """`embedded: smollm2-135m`, `hub: <id>` or `local: <folder>`."""
@@ -167,8 +170,10 @@ class SAEStudy(Study):
 
     @model_validator(mode="after")
     def _saes_differ(self) -> "SAEStudy":
-        ids = [spec.sae_id for spec in self.specs(["hook"])]
-        twice = sorted({sae_id for sae_id in ids if ids.count(sae_id) > 1})
+        check_count(
+            "SAEs of a hookpoint", len(self.train.seeds), sum(len(s.sparsity_coefficients) for s in self.train.saes)
+        )
+        twice = repeated(spec.sae_id for spec in self.specs(["hook"]))
         if twice:
             raise ValueError(f"train.saes describes the same SAE twice: {', '.join(twice)}")
         return self
@@ -188,7 +193,12 @@ class SAEStudy(Study):
     @property
     def activations_path(self) -> Path:
         """The folder of the activations."""
-        return Path(self.activations).expanduser() if self.activations else self.run_path / "activations"
+        return Path(self.activations) if self.activations else self.run_path / "activations"
+
+    @property
+    def described(self) -> Described:
+        """What it says of its activations."""
+        return Described(self.model, self.corpus, self.harvest)
 
     @property
     def selectors(self) -> list[tuple[dict[str, Any], dict[str, Any]]] | None:
@@ -198,7 +208,7 @@ class SAEStudy(Study):
     def specs(self, hook_names: list[str]) -> list[SAESpec]:
         """Every SAE of the study, by hookpoint, sweep, lambda, seed."""
         return [
-            SAESpec(hook_name, sweep, coefficient, seed)
+            SAESpec(hook_name, sweep, coefficient, seed, self.train.n_steps)
             for hook_name in hook_names
             for sweep in self.train.saes
             for coefficient in sweep.sparsity_coefficients

@@ -1,10 +1,9 @@
 """The stages of an XOR-cluster study: descents -> eval.csv -> report."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from core.files import read_json, write_json
 from core.trainer import NoBatches, StepRecord
@@ -16,8 +15,21 @@ from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
 from pipeline.studies.xor.study import XORStudy
 from pipeline.study import Summary
-from pipeline.table import for_people, read_evaluation, require_trained, study_facts, without_nan, write_evaluation
-from pipeline.units import Product, Tick, Training, Unit, learn, make_missing, missing_products
+from pipeline.table import for_people, read_evaluation, read_verdicts, study_facts, without_nan, write_evaluation
+from pipeline.units import (
+    Found,
+    Needs,
+    Product,
+    Tick,
+    Training,
+    Unit,
+    checkpoints_of,
+    learn,
+    look,
+    make_missing,
+    require_trained,
+    say_found,
+)
 from twolayer.xor.descent import DESCENTS, Descent, MeasuredDescent
 
 _CHECKPOINT_EVERY = 1000
@@ -41,15 +53,13 @@ def harvest(study: XORStudy, run: RunDirectory) -> None:
 def train(study: XORStudy, run: RunDirectory) -> None:
     """One descent per learning rate and seed, measured on its way."""
     units = _units(study, run)
-    n_missing = len(missing_products(units))
-    say(f"train: {n_missing} of {len(units)} descents to run, {study.train.n_steps} steps each")
+    say_found("train", _found(units), "descents", _others(study, run))
     make_missing(units, title="train", counted="descents")
 
 
 def evaluate(study: XORStudy, run: RunDirectory) -> None:
     """Measured descents -> eval.csv, one row per descent and step."""
-    units = _units(study, run)
-    require_trained(missing_products(units), len(units), "descents")
+    require_trained(_found(_units(study, run)), "descents")
     rows = []
     for run_id, learning_rate, seed in study.run_ids():
         for one in _measured(run, run_id):
@@ -66,8 +76,9 @@ def report(study: XORStudy, run: RunDirectory) -> None:
         for one in _measured(run, run_id):
             if one["projections"] is not None:
                 projections.setdefault(learning_rate, {}).setdefault(one["step"], []).extend(one["projections"])
-    facts = study_facts(study, run)
-    files = write_report(run.path, xor_report(table, projections, study.data, facts))
+    made = {"descents": [one.environment for one in _found(_units(study, run))]}
+    facts = study_facts(study, run, made, [f"descents/{name}" for name in _others(study, run)])
+    files = write_report(run.out, xor_report(table, projections, study.data, facts))
     say(f"report: {files.html}")
 
 
@@ -87,7 +98,7 @@ def costs(study: XORStudy) -> list[tuple[str, str]]:
 
 def summary(run: RunDirectory) -> Summary:
     """Medians and quantiles, and the verdicts that the report holds."""
-    return Summary(for_people(quantile_table(read_evaluation(run)), _SHOWN), sentences(pd.read_csv(run.verdicts_csv)))
+    return Summary(for_people(quantile_table(read_evaluation(run)), _SHOWN), sentences(read_verdicts(run)))
 
 
 def _path(run: RunDirectory, run_id: str) -> Path:
@@ -98,19 +109,43 @@ def _measured(run: RunDirectory, run_id: str) -> list[dict[str, Any]]:
     return read_json(_path(run, run_id))["measured"]
 
 
+def _others(study: XORStudy, run: RunDirectory) -> list[str]:
+    """Descents that lie in the run directory and are no part of the study."""
+    ours = {f"{run_id}.json" for run_id, _, _ in study.run_ids()}
+    return [name for name in run.names("descents") if name not in ours]
+
+
+def _found(units: Sequence[Unit]) -> list[Found]:
+    return [look(product) for unit in units for product in unit.products]
+
+
 def _units(study: XORStudy, run: RunDirectory) -> list[Unit]:
-    shared = {
-        "data": study.model_dump(mode="json")["data"],
-        "method": study.train.method,
-        "n_steps": study.train.n_steps,
-        "steps": study.measured_steps,
-        "projection_steps": sorted(study.eval.projection_steps),
-    }
     units = []
     for run_id, learning_rate, seed in study.run_ids():
-        product = Product(run_id, {**shared, "learning_rate": learning_rate, "seed": seed}, [_path(run, run_id)])
+        needs = {
+            "data": study.to_dict()["data"],
+            "method": study.train.method,
+            "n_steps": study.train.n_steps,
+            "learning_rate": learning_rate,
+            "seed": seed,
+            **_measurements(study),
+        }
+        product = Product(
+            run_id, needs, [_path(run, run_id)], slot=run.slot(run_id), is_redone=partial(_is_measured_otherwise, needs)
+        )
         units.append(Unit([product], partial(_descend, study, run, product, learning_rate, seed)))
     return units
+
+
+def _measurements(study: XORStudy) -> dict[str, Any]:
+    """What a descent is asked on its way."""
+    return {"steps": study.measured_steps, "projection_steps": sorted(study.eval.projection_steps)}
+
+
+def _is_measured_otherwise(needs: Needs, there: Needs) -> bool:
+    """The same descent, measured at other steps: it is run again, since a measurement needs the weights of its step."""
+    others = {"steps", "projection_steps"}
+    return {k: v for k, v in needs.items() if k not in others} == {k: v for k, v in there.items() if k not in others}
 
 
 def _descend(
@@ -124,19 +159,21 @@ def _descend(
     descent = DESCENTS[study.train.method](study.data, seed=seed, learning_rate=learning_rate)
     learner = MeasuredDescent(descent, study.measured_steps, measured)
 
-    def publish(record: StepRecord) -> None:
+    def publish(_: StepRecord) -> None:
         facts = {"run_id": product.name, "learning_rate": learning_rate, "seed": seed}
-        done = {**facts, "seconds": round(record.seconds, 3), "measured": learner.measured}
-        write_json(_path(run, product.name), {**done, "unit": product.signature})
+        write_json(_path(run, product.name), {**facts, "measured": learner.measured, "unit": product.signature})
+
+    def lines(record: StepRecord) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        if record.step in study.measured_steps:
+            yield product.name, record.metrics
 
     training = Training(
-        name=product.name,
+        products=[product],
         learner=learner,
         batches=NoBatches(),
         n_steps=study.train.n_steps,
-        checkpoint_every=_CHECKPOINT_EVERY,
-        key="run_id",
-        ids=lambda: [product.name],
+        checkpoints=checkpoints_of(product, _CHECKPOINT_EVERY),
+        lines=lines,
         show=lambda record: tick(record.step / study.train.n_steps, f"{product.name}: step {record.step}"),
     )
     learn(run, training, publish)

@@ -2,21 +2,21 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, model_validator
 
-from core.schema import Schema
-from pipeline.study import Kind, Study
+from core.schema import Schema, exactly
+from pipeline.study import Kind, Study, check_count
 from twolayer.xor.config import XORConfig
 
 
 class XORTrainConfig(Schema):
     """Descents to run."""
 
-    learning_rates: list[PositiveFloat] = Field(default=[1e-12], min_length=1)
+    learning_rates: list[Annotated[float, Field(gt=0, le=1e3)]] = Field(default=[1e-12], min_length=1)
     """Constant step sizes alpha, each with every seed."""
-    n_seeds: PositiveInt = 20
+    n_seeds: Annotated[int, Field(gt=0, le=100_000)] = 20
     """Seeds of data and initial weights: 0, 1, ..."""
-    n_steps: PositiveInt = 100
+    n_steps: Annotated[int, Field(gt=0, le=10**7)] = 100
     """Steps of gradient descent."""
     method: Literal["gram", "plain"] = "gram"
     """gram works on inner products, plain on the weights; equal to rounding."""
@@ -43,6 +43,13 @@ class XORStudy(Study):
     eval: XOREvalConfig = Field(default_factory=XOREvalConfig)
     """When networks are measured."""
 
+    @model_validator(mode="after")
+    def _descents_differ(self) -> "XORStudy":
+        if len(set(self.train.learning_rates)) < len(self.train.learning_rates):
+            raise ValueError("train.learning_rates names a rate twice")
+        check_count("descents", len(self.train.learning_rates), self.train.n_seeds)
+        return self
+
     @property
     def measured_steps(self) -> list[int]:
         """In order."""
@@ -52,7 +59,7 @@ class XORStudy(Study):
     def run_ids(self) -> list[tuple[str, float, int]]:
         """Id, learning rate and seed of every descent."""
         return [
-            (f"rate_{rate:g}-seed_{seed}", rate, seed)
+            (f"rate_{exactly(rate)}-seed_{seed}-steps_{self.train.n_steps}", rate, seed)
             for rate in self.train.learning_rates
             for seed in range(self.train.n_seeds)
         ]

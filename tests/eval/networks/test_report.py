@@ -16,7 +16,8 @@ from twolayer.data import Rows
 from twolayer.network import Network
 
 STAGES = [{"stage": "train", "seconds": 1.0, "peak_memory_bytes": 1}]
-FACTS = StudyFacts("study <1>", "name: study\n", {"python": "3.11"}, STAGES)
+SECONDS = pd.DataFrame([{"trained": "one", "seconds": 1.5}])
+FACTS = StudyFacts("study <1>", "name: study\n", [("all", {"python": "3.11"})], ["saes/other"], STAGES, SECONDS)
 METHODS = {
     "convex": ("convex, 20 patterns", 0.9, True),
     "linear": ("linear", 0.55, False),

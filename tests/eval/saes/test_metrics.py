@@ -114,7 +114,7 @@ class _Held(NamedTuple):
     rows: torch.Tensor
 
     @property
-    def manifest(self):
+    def view(self):
         mean = self.rows.double().mean(dim=0).tolist()
         return SimpleNamespace(hooks={HOOK: SimpleNamespace(held_out_mean=mean)})
 

@@ -10,10 +10,12 @@ from eval.saes.families import families, labels
 from eval.saes.report import Provenance, sae_report
 from eval.saes.verdicts import compare_all, concentration, sentences, verdict_table
 from hookpoints.anatomy import Place, Term
-from hookpoints.config import HarvestConfig
-from hookpoints.corpus import EmbeddedCorpus
-from hookpoints.manifest import CaptureProof, Dropped, HookEntry, Manifest
+from hookpoints.config import SPLITS, HarvestConfig
+from hookpoints.contents import HarvestContents, ModelContents, row_settings
+from hookpoints.extents import Extent
+from hookpoints.manifest import CaptureProof, HarvestNames, HookEntry, Manifest, ShardEntry
 from hookpoints.packing import Packing
+from hookpoints.records import Dropped
 from hookpoints.sites import HookpointConfig
 from saes.architectures import Gated, SignAwareGated
 from saes.config import LearnerConfig
@@ -54,6 +56,7 @@ def table(n_seeds: int = 3, gap: float = 0.05) -> pd.DataFrame:
             "threshold_init": "calibrated",
             "n_dead_resets": 0,
             "n_steps": 300,
+            "n_training_rows": 225_000,
             "family": f"{architecture}-{d_sae}",
             "label": f"{'SA-GSAE' if architecture == 'sa_gated' else 'Gated'} {d_sae}",
             "is_signed": architecture == "sa_gated",
@@ -61,6 +64,9 @@ def table(n_seeds: int = 3, gap: float = 0.05) -> pd.DataFrame:
         for hook_name, (architecture, d_sae, advantage), (coefficient, l0), seed in cells
     ]
     return pd.DataFrame(rows)
+
+
+SECONDS = pd.DataFrame([{"trained": "one", "seconds": 1.5}])
 
 
 def provenance() -> Provenance:
@@ -80,28 +86,33 @@ def provenance() -> Provenance:
     )
     packing = Packing(is_packed=True, reason="proved", error=0.0, tolerance=1e-4, rounding=0.0)
     place = Place(terms=[Term(module="mlp", end="output")])
-    manifest = Manifest(
-        model="smollm2-135m",
-        revision="local",
-        model_hash="0" * 64,
-        model_dtype="bfloat16",
-        tokenizer_hash="1" * 64,
-        corpus="python-docs",
-        corpus_config=EmbeddedCorpus(embedded="python-docs"),
-        harvest=HarvestConfig(hookpoints=[HookpointConfig(site="mlp_out")], n_tokens=250_000),
-        capture=CaptureProof(places=dict.fromkeys(HOOKS, place), packing=packing, bos_token_ids=[1]),
-        corpus_hash="2" * 64,
-        n_documents=449,
-        n_contexts={"train": 900, "held_out": 100},
+    dropped = Dropped(first_position=1200, special_tokens=0)
+    shards = [
+        ShardEntry(split=split, n_rows=n, n_dropped=dropped, file_sha256={}, bytes={}, n_outliers={})
+        for split, n in zip(SPLITS, (225_000, 25_000), strict=True)
+    ]
+    model = ModelContents(weights="0" * 64, config={}, dtype="bfloat16", tokenizer="1" * 64)
+    settings = HarvestConfig(hookpoints=[HookpointConfig(site="mlp_out")], n_tokens=250_000)
+    extent = Extent(
         n_tokens=250_000,
-        n_rows={"train": 225_000, "held_out": 25_000},
-        n_dropped=Dropped(first_position=1200, special_tokens=0),
-        hooks=dict.fromkeys(HOOKS, hook),
-        shards=[],
+        n_contexts={"train": 900, "held_out": 100},
+        n_documents=449,
+        corpus_hash="2" * 64,
+        n_shards=2,
+        notes=["3 rows without 'text' were skipped (the first: a.jsonl, line 3)"],
+    )
+    manifest = Manifest(
+        names=HarvestNames(model="smollm2-135m", revision="local", n_layers=30, corpus="python-docs"),
+        contents=HarvestContents(model=model, harvest=row_settings(settings, [1])),
+        capture=CaptureProof(places=dict.fromkeys(HOOKS, place), packing=packing),
+        extents=[extent],
+        shards=shards,
+        hooks={name: [hook] for name in HOOKS},
+        environments=[{"python": "3.11"}],
     )
     stages = [{"stage": "train", "seconds": 12.0, "peak_memory_bytes": 10**9}]
-    facts = StudyFacts("study <1>", "name: study\n", {"python": "3.11"}, stages)
-    return Provenance(facts, manifest, {"sae-x": "loss is nan at step 3"})
+    facts = StudyFacts("study <1>", "name: study\n", [("all", {"python": "3.11"})], ["saes/other"], stages, SECONDS)
+    return Provenance(facts, manifest.at(HOOKS, 0), {"sae-x": "loss is nan at step 3"})
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,16 @@ from eval.xor.verdicts import claims, quantile_table, sentences, verdict_table
 from tests.eval.browser import needs_browser, opened, sorts_both_ways
 from twolayer.xor.config import XORConfig
 
-FACTS = StudyFacts("study <1>", "name: study\n", {}, [{"stage": "train", "seconds": 1.0, "peak_memory_bytes": 1}])
+STAGES = [{"stage": "train", "seconds": 1.0, "peak_memory_bytes": 1}]
+SECONDS = pd.DataFrame([{"trained": "one", "seconds": 1.5}])
+FACTS = StudyFacts(
+    "study <1>",
+    "name: study\n",
+    [("all", {"python": "3.11"})],
+    ["saes/other"],
+    [{"stage": "train", "seconds": 1.0, "peak_memory_bytes": 1}],
+    SECONDS,
+)
 
 
 def descents(test_at_20: float = 1.0) -> pd.DataFrame:

@@ -41,7 +41,7 @@ def test_rows_of_a_file(tmp_path):
     frame = table()
     path = written(tmp_path, frame.drop(columns="value"))
     mine = study(path)
-    task = load_task(mine, mine.tasks[0])
+    task = load_task(mine, mine.tasks[0], None)
     assert [len(part.y) for part in (task.train, task.validation, task.test)] == [30, 10, 10]
     torch.testing.assert_close(task.train.x[:, :3].mean(dim=0), torch.zeros(3, dtype=torch.float64))
     torch.testing.assert_close(task.train.x[:, :3].std(dim=0, correction=0), torch.ones(3, dtype=torch.float64))
@@ -86,13 +86,13 @@ def test_bad_files_are_named(tmp_path, change, settings, message):
     path = written(tmp_path, change(table().assign(word="text")))
     mine = study(path, **settings)
     with pytest.raises(ValueError, match=message):
-        load_task(mine, mine.tasks[0])
+        load_task(mine, mine.tasks[0], None)
 
 
 def test_a_missing_file_is_named(tmp_path):
     mine = study(tmp_path / "none.csv")
     with pytest.raises(ValueError, match=r"data.path: .*none.csv cannot be read"):
-        load_task(mine, mine.tasks[0])
+        load_task(mine, mine.tasks[0], None)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -1,6 +1,5 @@
 """Network and XOR studies through the command line's own entry points."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from core.files import sha256_file
+from core.files import read_json, sha256_file
 from hookpoints.config import SPLITS
 from hookpoints.shards import ActivationDataset
 from pipeline.studies.networks.methods import SampledMethod
@@ -150,7 +149,7 @@ def test_what_proves_nothing_has_no_certificate(finished):
     _, run = finished
     proof = {"lower_bound", "relative_gap", "violation"}
     for path in run.glob("networks/*/cfg.json"):
-        metadata = json.loads(path.read_text())["metadata"]
+        metadata = read_json(path)["metadata"]
         is_certified = metadata["method"]["method"] not in ("gradient_descent", "linear")
         assert (proof <= metadata.keys()) == is_certified, path
         assert (proof & metadata.keys() == proof) == is_certified
