@@ -122,7 +122,7 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
                 handle.seek(end - 1)
                 if handle.read(1) != b"\n":
                     handle.truncate(_end_of_last_line(path))
-            handle.write(sealed.encode("utf8"))
+            os.write(handle.fileno(), sealed.encode("utf8"))
     except OSError as error:
         raise OSError(f"{path} cannot be written: {_reason(error)}") from error
 

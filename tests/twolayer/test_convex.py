@@ -227,3 +227,20 @@ def test_groups_that_cost_nothing_are_left_out():
     assert torch.equal(thinned.norm(dim=2) > 0, is_on)
     assert program.objective(thinned) <= program.objective(blurred) + 1e-4
     assert torch.equal(program.without_small_groups(u, allowance=-1.0), u)
+
+
+def test_a_shared_linear_step_leaves_nothing_from_one_beta_to_the_next():
+    """A network is a function of its path; whether the one before was trained in the same process is no part of that."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(20, 3, generator=generator, dtype=torch.float64), torch.ones(20, dtype=torch.float64)
+    patterns = sample_patterns(x, 8, generator)
+    programs = [ConvexProgram(x, y, patterns, beta=beta, loss="squared") for beta in (2.0, 0.5)]
+    shared = BlockStep(programs[0], seed=1)
+    first = ADMM(programs[0], linear_step=shared)
+    for _ in range(30):
+        first.step()
+    ends = []
+    for linear_step in (shared, BlockStep(programs[1], seed=1)):
+        second = ADMM(programs[1], linear_step=linear_step, start=first.solution)
+        ends.append([second.step()["loss"] for _ in range(30)])
+    assert ends[0] == ends[1]

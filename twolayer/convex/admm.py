@@ -75,6 +75,7 @@ class ADMM:
         self._with_polish = with_polish
         self._linear_step = ExactStep(program) if linear_step is None else linear_step
         u = torch.zeros(program.shape, dtype=program.x.dtype, device=program.x.device) if start is None else start
+        self._linear_step.restart(u)
         self._copies = _Copies(program.predictions(u), u.clone(), program.slacks(u).clamp_min(0))
         self._duals = _Copies(*(torch.zeros_like(copy) for copy in self._copies))
         self.solution = program.feasible(u)

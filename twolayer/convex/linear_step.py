@@ -29,6 +29,10 @@ _MOST_ENTRIES = 1 << 24
 class LinearStep(Protocol):
     """Solves the least squares, or gets nearer to its solution, from right-hand sides that change slowly."""
 
+    def restart(self, u: Tensor) -> None:
+        """Forget earlier calls: what follows is a function of the starting point ``u [2, n_patterns, d]`` alone."""
+        ...
+
     def solve(self, program: ConvexProgram, z: Tensor, v: Tensor, s: Tensor) -> Tensor:
         """u ``[2, n_patterns, d]`` from z ``[n]``, v ``[2, n_patterns, d]``, s ``[2, n, n_patterns]``."""
         ...
@@ -59,6 +63,9 @@ class ExactStep:
             coupling.diagonal().add_(1)
         self._outer = torch.linalg.cholesky(coupling, out=coupling)
 
+    def restart(self, u: Tensor) -> None:
+        """Nothing to forget: each solution is exact."""
+
     def solve(self, program: ConvexProgram, z: Tensor, v: Tensor, s: Tensor) -> Tensor:
         """See `LinearStep`."""
         total, difference = _halves(program, z, v, s)
@@ -88,8 +95,13 @@ class BlockStep:
         self._inner = _factor(gram)
         blocks = [2 * x.T @ (column[:, None] * x) + gram for column in program.active.T]
         self._blocks = torch.stack([_factor(block) for block in blocks])
-        self._q = torch.zeros(program.shape[1:], dtype=x.dtype, device=x.device)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._seed, self._generator = seed, torch.Generator()
+        self.restart(torch.zeros(program.shape, dtype=x.dtype, device=x.device))
+
+    def restart(self, u: Tensor) -> None:
+        """See `LinearStep`; descent begins at q = v - w."""
+        self._q = u[0] - u[1]
+        self._generator.manual_seed(self._seed)
 
     def solve(self, program: ConvexProgram, z: Tensor, v: Tensor, s: Tensor) -> Tensor:
         """See `LinearStep`."""
