@@ -154,6 +154,13 @@ def require_trained(found: Sequence[Found], what: str) -> None:
         )
 
 
+def clear_checkpoints(found: Sequence[Found]) -> None:
+    """Of what is done: left by a process that was killed between the two."""
+    for one in found:
+        if one.is_done and one.product.slot is not None and one.product.slot.path.is_file():
+            one.product.slot.remove()
+
+
 def _tick(display: Display, done: int) -> Tick:
     return lambda amount, note: display.update(done + amount, note)
 

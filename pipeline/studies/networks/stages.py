@@ -18,7 +18,17 @@ from pipeline.studies.networks.paths import Tasks, path_units
 from pipeline.studies.networks.study import ActivationData, CSVData, NetworkSpec, NetworkStudy
 from pipeline.study import Summary
 from pipeline.table import for_people, read_evaluation, study_facts, without_nan, write_evaluation
-from pipeline.units import Found, Product, Unit, look, make_missing, redone, require_trained, say_found
+from pipeline.units import (
+    Found,
+    Product,
+    Unit,
+    clear_checkpoints,
+    look,
+    make_missing,
+    redone,
+    require_trained,
+    say_found,
+)
 from twolayer.certificate import Certificate
 from twolayer.io import load_network
 
@@ -50,6 +60,7 @@ def harvest(study: NetworkStudy, run: RunDirectory) -> None:
 def train(study: NetworkStudy, run: RunDirectory) -> None:
     """Rows -> network folders. Betas of one method and seed follow each other down, each starting from the one before."""
     there = _look(study, run)
+    clear_checkpoints(there.found)
     say_found("train", there.found, "networks", _others(study, run))
     make_missing(there.units, title="train", counted="networks")
     say(f"train: {len(there.found)} networks in {run.path / 'networks'}")

@@ -30,7 +30,17 @@ from pipeline.table import (
     without_nan,
     write_evaluation,
 )
-from pipeline.units import Found, Product, Unit, look, make_missing, redone, require_trained, say_found
+from pipeline.units import (
+    Found,
+    Product,
+    Unit,
+    clear_checkpoints,
+    look,
+    make_missing,
+    redone,
+    require_trained,
+    say_found,
+)
 from saes.architectures import architecture_of
 from saes.io import read_sae
 
@@ -57,6 +67,7 @@ def harvest(study: SAEStudy, run: RunDirectory) -> None:
 def train(study: SAEStudy, run: RunDirectory) -> None:
     """Activation shards -> SAE folders. SAEs of a hookpoint learn together, from one pass over its shards."""
     there = _look(study, run)
+    clear_checkpoints(there.found)
     say_found("train", there.found, "SAEs", _others(run, there.specs))
     units = bank_units(study, run, there.dataset, there.found, there.specs)
     make_missing(units, title="train", counted="SAE steps")

@@ -24,6 +24,7 @@ from pipeline.units import (
     Training,
     Unit,
     checkpoints_of,
+    clear_checkpoints,
     learn,
     look,
     make_missing,
@@ -53,7 +54,9 @@ def harvest(study: XORStudy, run: RunDirectory) -> None:
 def train(study: XORStudy, run: RunDirectory) -> None:
     """One descent per learning rate and seed, measured on its way."""
     units = _units(study, run)
-    say_found("train", _found(units), "descents", _others(study, run))
+    found = _found(units)
+    clear_checkpoints(found)
+    say_found("train", found, "descents", _others(study, run))
     make_missing(units, title="train", counted="descents")
 
 
