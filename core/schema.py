@@ -70,7 +70,15 @@ def _exists(path: str) -> bool:
 
 StudyPath = Annotated[str, Field(min_length=1), AfterValidator(_placed)]
 """A path as a study gives it."""
-DeviceName = Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,3}|mps)$")]
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda|cuda:[0-9]{1,3}|mps", name):
+        raise ValueError("is no device; give auto, cpu, cuda, cuda:<n> or mps")
+    return name
+
+
+DeviceName = Annotated[str, AfterValidator(_device)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 

@@ -23,7 +23,11 @@ class _Source(NamedTuple):
     overrides: dict[Location, str]
 
     def of(self, location: Location) -> str:
-        """Where a value (or the nearest thing around it) was written; an override stands for all that is inside it."""
+        """Where a value (or the nearest thing around it) was written; an override stands for all that is inside it, and the
+        only one inside a place for the place."""
+        inside = [text for place, text in self.overrides.items() if location and place[: len(location)] == location]
+        if len(inside) == 1:
+            return f"--set {inside[0]}"
         above = [location[:end] for end in range(len(location), -1, -1)]
         for places, word in ((self.overrides, "--set {}"), (self.lines, f"{self.file}:{{}}")):
             found = next((one for one in above if one in places), None)
@@ -112,8 +116,22 @@ def _apply(data: Any, override: str) -> Location:
 
 def _describe(problem: Any, data: Any, source: _Source, schema: type[Study]) -> str:
     location = _without_tags(problem["loc"], data)
-    dotted = ".".join(map(str, location)) or "study"
-    return f"{source.of(location)}: {dotted}: {_explain(problem, location, data, schema)}"
+    where = source.of(location or _named_place(problem["msg"], data))
+    return f"{where}: {'.'.join(map(str, location)) or 'study'}: {_explain(problem, location, data, schema)}"
+
+
+def _named_place(message: str, data: Any) -> Location:
+    """The place that the error of a whole study names at its beginning: ``compare.0.a: no SAE ...``."""
+    found = re.match(r"(?:Value error, )?(\w+(?:\.\w+)*)[: ]", message)
+    place: list[str | int] = []
+    here = data
+    for part in found[1].split(".") if found else []:
+        key = int(part) if part.isdigit() else part
+        if _step(here, key) is None:
+            break
+        place.append(key)
+        here = _step(here, key)
+    return tuple(place)
 
 
 def _explain(problem: Any, location: Location, data: Any, schema: type[Study]) -> str:
@@ -173,6 +191,9 @@ def _keys_at(kind: Any, location: Location, value: Any) -> list[str]:
     if origin is list:
         return _keys_at(get_args(kind)[0], location[1:], _step(value, location[0]))
     if origin in (Union, types.UnionType):
+        given = [member for member in get_args(kind) if member is not types.NoneType]
+        if len(given) == 1:  # pydantic names no member of it
+            return _keys_at(given[0], location, value)
         return _keys_at(_member(get_args(kind), location[0]), location[1:], value)
     inside = _annotations(kind)
     if not location:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+_MOST = 10**9
+
 
 @dataclass(frozen=True)
 class XORConfig:
@@ -26,8 +28,8 @@ class XORConfig:
 
     def __post_init__(self) -> None:
         for name in ("n_train", "n_features", "n_test", "n_neurons"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 2 or more")
+            if not 2 <= getattr(self, name) <= _MOST:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 2 or more, and at most {_MOST:,}")
         if self.n_neurons % 2:
             raise ValueError(
                 f"n_neurons is {self.n_neurons}; half of the output weights are positive, so it must be even"
@@ -36,8 +38,9 @@ class XORConfig:
             raise ValueError(f"n_train is {self.n_train}; four clusters of equal size need a multiple of 4")
         if not 0 <= self.flip_fraction < 0.5:
             raise ValueError(f"flip_fraction is {self.flip_fraction}; it must lie in [0, 0.5)")
-        if not self.init_scale > 0 or (self.mean_norm is not None and not self.mean_norm > 0):
-            raise ValueError("init_scale and mean_norm must be more than 0")
+        for name, value in (("init_scale", self.init_scale), ("mean_norm", self.mean_norm)):
+            if value is not None and not 0 < value <= _MOST:
+                raise ValueError(f"{name} is {value}; it must be more than 0, and at most {_MOST:,}")
 
     @property
     def norm(self) -> float:
