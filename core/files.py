@@ -12,11 +12,11 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 TEMPORARY_SUFFIX = ".partial"
-_LONGEST_NAME = 100
+_LONGEST_NAME, _BLOCK = 100, 1 << 16
 _SEAL = re.compile(rb'(?:,\n|\{\n) "sha256": "([0-9a-f]{64})"\n\}\n\Z')
 _LINE_SEAL = re.compile(r'(?:, |\{)"crc32": "([0-9a-f]{8})"\}\Z')
 
@@ -127,43 +127,57 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
         raise OSError(f"{path} cannot be written: {_reason(error)}") from error
 
 
-class _Line(NamedTuple):
-    end: int
-    """Byte after its line break."""
-    record: dict[str, Any]
-
-
-def _read_lines(path: Path) -> Iterator[_Line]:
-    end = 0
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Records of `append_line`, none where there is no file. Raises DamagedFileError, naming file and line, for anything else;
+    a last line that was cut off is left out."""
+    if not path.exists():
+        return []
+    records = []
     with path.open("rb") as handle:
         for number, line in enumerate(handle, start=1):
-            if not line.endswith(b"\n"):
-                return  # cut off by a kill
-            end += len(line)
-            record = _parse_line(line)
+            record = _parse_line(line) if line.endswith(b"\n") else {}
             if record is None:
                 raise DamagedFileError(
                     f"{path}, line {number}: it was changed or damaged since it was written; delete the line"
                 )
-            yield _Line(end, record)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Records of `append_line`, none where there is no file. Raises DamagedFileError, naming file and line, for anything else;
-    a last line that was cut off is left out."""
-    return [line.record for line in _read_lines(path)] if path.exists() else []
+            records += [record] if record else []
+    return records
 
 
 def forget_lines_from(path: Path, step: int) -> None:
-    """Cut a log of ascending steps before the first line whose ``step`` is not below ``step``."""
+    """Cut a log of ascending steps before the first line whose ``step`` is not below ``step``; it is read from its end."""
     if not path.exists():
         return
-    keep = 0
-    for line in _read_lines(path):
-        if line.record["step"] >= step:
-            break
-        keep = line.end
-    os.truncate(path, keep)
+    with path.open("rb+") as handle:
+        for line, start in _lines_from_the_end(handle):
+            if not line.endswith(b"\n"):
+                continue  # cut off by a kill
+            record = _parse_line(line)
+            if record is None:
+                raise DamagedFileError(
+                    f"{path} was changed or damaged since it was written, at byte {start}; delete that line"
+                )
+            if record["step"] < step:
+                handle.truncate(start + len(line))
+                return
+        handle.truncate(0)
+
+
+def _lines_from_the_end(handle: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Lines with the byte that they begin at, the last one first."""
+    start, rest = handle.seek(0, os.SEEK_END), b""
+    while start > 0:
+        size = min(_BLOCK, start)
+        start = handle.seek(start - size)
+        block = handle.read(size) + rest
+        first, *lines = block.splitlines(keepends=True)
+        offset = start + len(block)
+        for line in reversed(lines):
+            offset -= len(line)
+            yield line, offset
+        rest = first
+    if rest:
+        yield rest, 0
 
 
 def sync(path: Path) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.csv_rows import read_csv_rows
 from hookpoints.config import LabelConfig, Split, TokenLabel
 from hookpoints.contexts import ContextStore
 from hookpoints.shards import ActivationDataset
@@ -46,7 +47,7 @@ def row_strata(
     """
     keys = _keys(tokens["sequence"], tokens["document"], tokens["position"])
     if label.csv is not None:
-        known, values = _read_csv(Path(label.csv).expanduser(), split)
+        known, values = _read_csv(Path(label.csv), split)
         return _look_up(keys, known, values, missing=-1)
     chosen: list[TokenLabel] = label.xor or [label.token or "starts_word"]
     first, last = int(tokens["sequence"].min()), int(tokens["sequence"].max()) + 1
@@ -108,12 +109,7 @@ def _look_up(keys: Tensor, known: Tensor, values: Tensor, *, missing: int) -> Te
 def _read_csv(path: Path, split: Split) -> tuple[Tensor, Tensor]:
     import pandas as pd
 
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"the labels {path} cannot be read ({error}); give a CSV file with {', '.join(CSV_COLUMNS)}"
-        ) from None
+    table = read_csv_rows(path, "the labels")
     lacking = [name for name in CSV_COLUMNS if name not in table]
     if lacking:
         raise ValueError(f"{path} lacks the columns {', '.join(lacking)}; it needs {', '.join(CSV_COLUMNS)}")

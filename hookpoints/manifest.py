@@ -68,6 +68,12 @@ class HookEntry(Schema):
         """||mean||^2 over the mean of ||x||^2: how much of the rows' energy they all share."""
         return 1 - self.mean_squared_centred_norm / self.mean_squared_norm if self.mean_squared_norm else 0.0
 
+    @property
+    def weight_of_largest(self) -> float:
+        """||x||^2 of the largest row kept over the mean of ||x - mean||^2; 1 where all rows are alike."""
+        spread = self.mean_squared_centred_norm
+        return self.largest_kept_norm**2 / spread if spread else 1.0
+
 
 class CaptureProof(Schema):
     """What was proved of a model before its activations were trusted."""

@@ -90,7 +90,7 @@ def _hook_facts(hook: HookEntry, n_rows: int) -> str:
     return (
         f"d_in {hook.d_in}, mean norm {hook.mean_norm:.4g}, {hook.n_outliers:,} of {n_rows:,} rows left out ({bound}); the "
         f"mean holds {hook.mean_energy_fraction:.1%} of the energy; the largest row kept weighs up to "
-        f"{hook.largest_kept_norm**2 / hook.mean_squared_centred_norm:,.0f} average rows in R² (||x||² over the mean of "
+        f"{hook.weight_of_largest:,.0f} average rows in R² (||x||² over the mean of "
         f"||x - mean||²); relative storage error {hook.storage_relative_error:.2g}"
     )
 

@@ -110,13 +110,21 @@ def fronts(found: Sequence[Family]) -> list[Chart]:
 
 def _curve(family: Family, column: str) -> Curve:
     """Seed mean and range of a column at each lambda, by ascending L0."""
-    grouped = family.rows.groupby("sparsity_coefficient")
-    frame = grouped.agg(l0=("l0", "mean"), mean=(column, "mean"), low=(column, "min"), high=(column, "max"))
-    frame = frame.query("l0 > 0").sort_values(by="l0")
-    l0, mean, low, high = (frame[name].to_numpy(dtype=np.float64).tolist() for name in ("l0", "mean", "low", "high"))
+    coefficients, values, l0 = (
+        family.rows[name].to_numpy(dtype=np.float64) for name in ("sparsity_coefficient", column, "l0")
+    )
+    groups = [(float(lam), coefficients == lam) for lam in np.unique(coefficients)]
+    means = [(float(l0[group].mean()), lam, values[group]) for lam, group in groups]
+    points = sorted((point for point in means if point[0] > 0), key=lambda point: point[0])
     has_band = len(set(family.rows["seed"])) > 1
-    notes = [f"lambda {coefficient:g}" for coefficient in frame.index]
-    return Curve(family.label, l0, mean, low if has_band else None, high if has_band else None, notes)
+    return Curve(
+        family.label,
+        [at for at, _, _ in points],
+        [float(of.mean()) for _, _, of in points],
+        [float(of.min()) for _, _, of in points] if has_band else None,
+        [float(of.max()) for _, _, of in points] if has_band else None,
+        [f"lambda {lam:g}" for _, lam, _ in points],
+    )
 
 
 def _lead(table: pd.DataFrame, view: View) -> str:

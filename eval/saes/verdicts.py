@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from eval.saes.families import Family, Selector, families, pairs
-from eval.saes.pareto import Curve, Dominance, dead_fraction_ratio, dominance, mean_dead_fraction, mean_front
+from eval.saes.pareto import Curve, Dominance, Sweep, dead_fraction_ratio, dominance, mean_dead_fraction
 from eval.saes.spread import DECISIVE_SHARE
 
 MATCHED_L0 = 64.0
@@ -34,17 +34,18 @@ class Comparison(NamedTuple):
 
 def compare_all(table: pd.DataFrame, compare: Sequence[tuple[Selector, Selector]] | None = None) -> list[Comparison]:
     """The comparisons that a study names; by default every signed family against every unsigned one of its hookpoint."""
-    return [_compare(a, b) for a, b in pairs(families(table), compare)]
+    found = families(table)
+    sweeps = {id(family): family.sweep for family in found}
+    return [_compare(a, b, sweeps[id(a)], sweeps[id(b)]) for a, b in pairs(found, compare)]
 
 
-def _compare(a: Family, b: Family) -> Comparison:
-    sweep_a, sweep_b = a.sweep, b.sweep
+def _compare(a: Family, b: Family, sweep_a: Sweep, sweep_b: Sweep) -> Comparison:
     return Comparison(
         a.hook_name,
         a,
         b,
         dominance(sweep_a, sweep_b),
-        _matched(mean_front(sweep_a), mean_front(sweep_b)),
+        _matched(sweep_a.front, sweep_b.front),
         _matched(mean_dead_fraction(sweep_a), mean_dead_fraction(sweep_b)),
         dead_fraction_ratio(sweep_a, sweep_b),
     )

@@ -105,6 +105,18 @@ def test_a_log_is_cut_before_a_step(tmp_path):
     assert read_lines(path) == []
 
 
+@given(st.integers(0, 400), st.integers(0, 400), st.integers(5, 300))
+def test_a_log_is_cut_from_its_end_block_by_block(tmp_path_factory, n_lines, step, block):
+    path = tmp_path_factory.mktemp("log") / "log.jsonl"
+    path.write_bytes(b"")
+    for number in range(0, n_lines, 7):
+        append_line(path, {"step": number, "text": "x" * (number % 13)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("core.files._BLOCK", block)
+        forget_lines_from(path, step)
+    assert [line["step"] for line in read_lines(path)] == [number for number in range(0, n_lines, 7) if number < step]
+
+
 def test_a_checked_file(tmp_path):
     path = tmp_path / "table.csv"
     write_checked(path, lambda temporary: temporary.write_text("a,b\n1,2\n"))

@@ -178,7 +178,7 @@ def test_bad_tables_are_named(dataset, tmp_path, change, message):
 
 
 def test_no_table_at_all(dataset, tmp_path):
-    with pytest.raises(ValueError, match=r"none.csv cannot be read .*; give a CSV file with split, sequence"):
+    with pytest.raises(ValueError, match=r"none.csv cannot be read .*; give a CSV file with a header"):
         row_strata(
             LabelConfig(csv=str(tmp_path / "none.csv")),
             dataset,

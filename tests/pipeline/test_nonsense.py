@@ -78,7 +78,8 @@ def trial(whole: Any, place: tuple, value: Any, path: Path) -> str:
     read: Any = study.to_dict()
     inside = read
     for key in place:
-        inside = inside[key] if isinstance(inside, dict) or len(inside) > key else None
+        is_there = isinstance(inside, dict) or (isinstance(inside, list) and len(inside) > key)
+        inside = inside[key] if is_there else None
     if any(not math.isfinite(leaf) for leaf in leaves(read) if isinstance(leaf, float)):
         return "holds what is not finite"
     if isinstance(value, bool) and inside is not value:

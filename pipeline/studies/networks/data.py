@@ -1,12 +1,12 @@
 """Rows of a network study: drawn, read from a CSV file, or taken from activations with token-level labels."""
 
-import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from core.csv_rows import read_csv_rows
 from hookpoints.config import LabelConfig, Split
 from hookpoints.labels import row_strata
 from hookpoints.models import load_tokenizer
@@ -65,7 +65,7 @@ def _synthetic(study: NetworkStudy, data: SyntheticData) -> tuple[list[Rows], st
 
 def _csv(study: NetworkStudy, data: CSVData) -> tuple[list[Rows], str]:
     path = data.file
-    table = read_rows(path, "data.path")
+    table = read_csv_rows(path, "data.path:")
     if data.target not in table:
         raise ValueError(f"data.target: {path} has no column {data.target!r}; it has {', '.join(map(str, table))}")
     y = _targets(table.pop(data.target), path, classes=study.train.loss in CLASSIFICATION)
@@ -76,23 +76,6 @@ def _csv(study: NetworkStudy, data: CSVData) -> tuple[list[Rows], str]:
         raise ValueError(f"{path} has {len(x)} rows; too few to train, choose beta and test")
     pieces = order.split([len(x) - 2 * n_held_out, n_held_out, n_held_out])
     return [Rows(x[piece], y[piece]) for piece in pieces], f"{path}, {len(x)} rows"
-
-
-def read_rows(path: Path, key: str) -> "pd.DataFrame":
-    """A user's CSV file. Raises ValueError, naming the study's ``key``, where it cannot be read or names a column twice."""
-    import pandas as pd
-
-    try:
-        if not path.is_file():
-            raise ValueError("it is no file")
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), [])
-        table = pd.read_csv(path, encoding="utf-8-sig")
-    except (OSError, ValueError, csv.Error) as error:
-        raise ValueError(f"{key}: {path} cannot be read ({error})") from None
-    if twice := sorted({name for name in header if header.count(name) > 1}):
-        raise ValueError(f"{key}: {path} names a column twice: {', '.join(twice)}; rename one")
-    return table
 
 
 def _features(table: "pd.DataFrame", path: Path) -> Tensor:

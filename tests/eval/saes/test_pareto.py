@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eval.saes import pareto
 from eval.saes.pareto import Curve, Sweep, dead_fraction_ratio, dominance, mean_front, pareto_front
 
 
@@ -76,6 +77,26 @@ def test_interval_covers_the_spread_of_seeds():
     low, high = verdict.interval
     assert low < verdict.minimum < high
     assert high - low < 0.06
+
+
+@given(st.integers(0, 10_000), st.integers(2, 5), st.integers(2, 5), st.integers(1, 6))
+def test_resampling_all_at_once_is_resampling_one_by_one(seed, n_seeds_a, n_seeds_b, n_coefficients):
+    """Dead SAEs (L0 of 0), points that others beat and fronts that share no range among them."""
+    generator = np.random.default_rng(seed)
+
+    def drawn(n_seeds: int) -> Sweep:
+        l0 = np.exp(generator.normal(2, 1, (n_seeds, n_coefficients)).round(1))
+        l0[:, generator.random(n_coefficients) < 0.1] = 0
+        return sweep(l0, generator.random((n_seeds, n_coefficients)).round(2))
+
+    a, b = drawn(n_seeds_a), drawn(n_seeds_b)
+    of_a, of_b = (np.random.default_rng([0, n]).integers(n, size=(1000, n)) for n in (n_seeds_a, n_seeds_b))
+    at_once = pareto._smallest_gaps(a.resampled, b.resampled)
+    for number in range(0, len(at_once), 97):
+        drawn_a, drawn_b = a.of_seeds(of_a[number]), b.of_seeds(of_b[number])
+        overlap = pareto._overlap(mean_front(drawn_a), mean_front(drawn_b))
+        expected = np.nan if overlap is None else pareto._gap(drawn_a, drawn_b, overlap).min()
+        assert at_once[number] == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
 
 
 def test_mean_front_is_of_the_seed_means():
