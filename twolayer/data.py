@@ -8,6 +8,8 @@ from torch import Tensor
 from twolayer.config import CLASSIFICATION, LossName, TaskName
 
 _SPREAD = 0.2
+_NOISE = 1e-13
+"""Of a deviation, relative to the numbers that it was computed from."""
 
 
 class Rows(NamedTuple):
@@ -39,7 +41,8 @@ def fit_preparation(x: Tensor, *, standardise: bool, n_components: int | None, h
     """From training rows ``x [n, d_raw]``.
 
     ``n_components`` keeps the leading principal components, of unit variance each; ``standardise`` alone gives every column mean
-    zero and variance one. Columns and components that do not vary become zero: a bias says all that they could.
+    zero and variance one. Columns and components that do not vary become zero: a bias says all that they could. A column is
+    compared with itself, so one of small numbers counts as much as any other.
     """
     d = x.shape[1]
     if n_components is not None:
@@ -49,11 +52,11 @@ def fit_preparation(x: Tensor, *, standardise: bool, n_components: int | None, h
             )
         mean = x.mean(dim=0)
         _, singular_values, axes = torch.linalg.svd(x - mean, full_matrices=False)
-        return Preparation(
-            mean, axes[:n_components].T * _inverse(singular_values[:n_components] / len(x) ** 0.5), has_bias
-        )
+        deviations = singular_values[:n_components] / len(x) ** 0.5
+        return Preparation(mean, axes[:n_components].T * _inverse(deviations, _NOISE * deviations.max()), has_bias)
     if standardise:
-        return Preparation(x.mean(dim=0), torch.diag(_inverse(x.std(dim=0, correction=0))), has_bias)
+        deviations = x.std(dim=0, correction=0)
+        return Preparation(x.mean(dim=0), torch.diag(_inverse(deviations, _NOISE * x.abs().amax(dim=0))), has_bias)
     return Preparation(torch.zeros_like(x[0]), torch.eye(d, dtype=x.dtype), has_bias)
 
 
@@ -99,6 +102,6 @@ def check_data(x: Tensor, y: Tensor, beta: float, loss: LossName) -> None:
         raise ValueError("every entry of X is zero; there is nothing to learn from")
 
 
-def _inverse(scale: Tensor) -> Tensor:
-    """1 / scale, and 0 where there is nothing to scale."""
-    return torch.where(scale > 1e-10 * scale.max(), 1 / scale, 0.0)
+def _inverse(deviations: Tensor, noise: Tensor) -> Tensor:
+    """1 / deviation, and 0 where it is no more than the rounding of the numbers that it was computed from."""
+    return torch.where(deviations > noise, 1 / deviations, 0.0)

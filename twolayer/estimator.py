@@ -20,8 +20,9 @@ from twolayer.certificate import Certificate
 from twolayer.convex.admm import ADMM
 from twolayer.convex.patterns import enumerate_patterns, sample_patterns
 from twolayer.convex.program import ConvexProgram
-from twolayer.data import Preparation, fit_preparation
+from twolayer.data import Preparation, Rows, check_data, fit_preparation
 from twolayer.network import Network
+from twolayer.units import InUnits, units_of
 
 Array = NDArray[np.float64]
 
@@ -44,16 +45,20 @@ class _ConvexReLU(BaseEstimator):
             rows, standardise=settings["standardise"], n_components=None, has_bias=settings["bias"]
         )
         prepared = self.preparation_(rows)
+        check_data(prepared, targets, settings["beta"], loss)
+        units = units_of(Rows(prepared, targets), loss)
+        x_unit, y_unit = units.normalised(Rows(prepared, targets))
         if settings["n_patterns"] == "all":
-            patterns = enumerate_patterns(prepared)
+            patterns = enumerate_patterns(x_unit)
         else:
             seed = int(check_random_state(settings["random_state"]).randint(2**31 - 1))
-            patterns = sample_patterns(prepared, settings["n_patterns"], torch.Generator().manual_seed(seed))
-        program = ConvexProgram(prepared, targets, patterns, beta=settings["beta"], loss=loss)
+            patterns = sample_patterns(x_unit, settings["n_patterns"], torch.Generator().manual_seed(seed))
+        program = ConvexProgram(x_unit, y_unit, patterns, beta=units.beta(settings["beta"]), loss=loss)
         admm = ADMM(program, tolerance=settings["tol"])
         while admm.step_number < settings["max_iter"] and admm.certificate.relative_gap > settings["tol"]:
             admm.step()
-        self.network_, self.certificate_, self.n_iter_ = admm.network(), admm.certificate, admm.step_number
+        told = InUnits(admm, units)
+        self.network_, self.certificate_, self.n_iter_ = told.network(), told.certificate, admm.step_number
         if self.certificate_.relative_gap > settings["tol"]:
             warnings.warn(
                 f"relative gap {self.certificate_.relative_gap:.1e} after {self.n_iter_} iterations, tol is {settings['tol']:g}; "

@@ -24,7 +24,7 @@ _TRACE_NOTE = (
     "bound; a violation of 0 is drawn at 1e-12. Gradient descent proves no bound."
 )
 _TABLE_NOTE = (
-    "One row per network; click a column's name to sort. relative_gap is (objective - lower_bound) / max(1, objective); "
+    "One row per network; click a column's name to sort. relative_gap is (objective - lower_bound) / objective; "
     "violation is how far the solver's own point left its cones. Scores are balanced accuracy for classes, R² for targets."
 )
 

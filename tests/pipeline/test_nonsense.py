@@ -76,7 +76,7 @@ def trial(whole: Any, place: tuple, value: Any, path: Path) -> str:
     except ConfigError as error:
         return "refused" if str(path) in str(error) else f"refused without a place: {error}"
     read: Any = study.to_dict()
-    inside = read
+    inside: Any = read
     for key in place:
         is_there = isinstance(inside, dict) or (isinstance(inside, list) and len(inside) > key)
         inside = inside[key] if is_there else None

@@ -68,7 +68,7 @@ def enumerate_patterns(x: Tensor) -> Patterns:
     independent rows vanish. The rows that vanish on a ray have cells of their own, found in the same way; each of them,
     joined with the signs of the other rows on the ray, is a cell that touches the ray. The sum of a cell's rays lies inside.
     """
-    is_nonzero = x.norm(dim=1) > _RANK_TOLERANCE * max(1.0, float(x.norm()))
+    is_nonzero = x.norm(dim=1) > _RANK_TOLERANCE * float(x.norm())
     rows = x[is_nonzero]
     if len(rows) == 0:
         raise ValueError("every row of X is zero; there is no activation pattern to enumerate")

@@ -48,6 +48,9 @@ class PatternMaps:
         """``[n, n_patterns]``: 1 where the row is on."""
         self.signs = 2 * self.active - 1
 
+        self.zero_objective = float(self.loss.value(torch.zeros_like(y), y))
+        """Of the network without neurons."""
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of a point: 2, n_patterns, d."""
@@ -141,4 +144,4 @@ class ConvexProgram(PatternMaps):
         largest = float(slopes.max())
         t = self.loss.best_scale(r, self.y, self.beta / largest if largest > 0 else float("inf"))
         lower = float(self.loss.dual_value(t * r, self.y))
-        return certificate_of(upper, lower, self.violation(u))
+        return certificate_of(upper, lower, self.violation(u), self.zero_objective)

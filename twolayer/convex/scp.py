@@ -76,7 +76,7 @@ class SampledProgram:
         self._parts = Pairs(x.new_full((2 * n_samples,), size), x.new_full((2 * n_samples,), mu / size))
         """p, then m, with their multipliers."""
         self._term = newton_term(self.loss, y, torch.zeros_like(y), mu)
-        self.certificate = certificate_of(float(zero), 0.0, 0.0)
+        self.certificate = certificate_of(float(zero), 0.0, 0.0, float(zero))
         self.solution = x.new_zeros(n_samples)
         """``[n_samples]``: the best output weights found."""
 
@@ -170,7 +170,9 @@ class SampledProgram:
         r = -self._term.slope(self._phi @ self._weights)
         largest = float((r @ self._phi).abs().max())
         t = self.loss.best_scale(r, self.y, self.beta / largest if largest > 0 else float("inf"))
-        found = certificate_of(objective, float(self.loss.dual_value(t * r, self.y)), 0.0)
+        found = certificate_of(
+            objective, float(self.loss.dual_value(t * r, self.y)), 0.0, self.certificate.zero_objective
+        )
         if found.objective < self.certificate.objective:
             self.solution = weights
         self.certificate = self.certificate.best_with(found)

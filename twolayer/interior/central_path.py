@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from twolayer.certificate import resolution
 from twolayer.convex.cones import TO_BOUNDARY, to_boundary, weighted_grams
 from twolayer.convex.program import ConvexProgram
 from twolayer.interior.newton_system import GroupMaps, NewtonSystem
@@ -52,7 +53,7 @@ class CentralPath:
         self._maps = GroupMaps(program.x, program.active, self._columns, sides, is_smooth=program.loss.is_smooth)
         self._system = NewtonSystem(self._maps)
         self._signs = program.signs[:, self._columns]
-        self._scale = max(1.0, program.objective(start))
+        self._scale = resolution(program.objective(start), program.zero_objective)
         inward = _INWARD * self._scale / (len(self._columns) * program.beta)
         v = start[self._halves, self._columns] + inward * program.directions[self._columns]
         slacks = self._signs * (program.x @ v.T)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from twolayer.certificate import Certificate
+from twolayer.certificate import Certificate, resolution
 from twolayer.convex.program import ConvexProgram
 from twolayer.interior.central_path import CentralPath
 from twolayer.interior.newton_system import plan_of
@@ -108,7 +108,7 @@ class Polish:
         program, r = self._program, self._path.dual_point()
         slopes = program.dual_slopes(r, self._path.multipliers(), may_project=may_project)
         point = self.point
-        allowance = _THINNING * self._tolerance * max(1.0, program.objective(point))
+        allowance = _THINNING * self._tolerance * resolution(program.objective(point), program.zero_objective)
         u = program.without_small_groups(point, allowance)
         certificate = program.certificate(u, r, slopes)
         self.is_finished = certificate.relative_gap <= self._tolerance

@@ -52,7 +52,7 @@ class RobustADMM:
         self._duals = _Copies(*(torch.zeros_like(copy) for copy in self._copies))
         self.solution = zero
         """``[2, n_patterns, d]``: the best point certified, inside its cones."""
-        self.certificate = certificate_of(program.objective(zero), 0.0, 0.0)
+        self.certificate = certificate_of(program.objective(zero), 0.0, 0.0, program.zero_objective)
         """Of `solution`; losses are never negative, so 0 is a bound."""
 
     @property

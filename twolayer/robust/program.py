@@ -93,7 +93,7 @@ class RobustProgram(PatternMaps):
         c = torch.stack([sign * pull for sign in SIGNS])
         largest = float(torch.minimum(c.norm(dim=2), (c - polar).norm(dim=2)).max())
         lower = dual.bound(self.loss, self.y, self.beta / largest if largest > 0 else float("inf"))
-        return certificate_of(self.objective(self.feasible(u)), lower, self.violation(u))
+        return certificate_of(self.objective(self.feasible(u)), lower, self.violation(u), self.zero_objective)
 
 
 def robust_directions(x: Tensor, patterns: Patterns, epsilon: float) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Methods of a network study -> learners."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,12 +22,13 @@ from twolayer.convex.linear_step import BlockStep, ExactStep, LinearStep
 from twolayer.convex.patterns import Patterns, enumerate_patterns, patterns_of, sample_patterns
 from twolayer.convex.program import ConvexProgram
 from twolayer.convex.scp import SampledProgram, n_samples_for, sample_directions
-from twolayer.data import Rows
+from twolayer.data import Rows, check_data
 from twolayer.descent import NetworkDescent
 from twolayer.linear import LinearProbe
 from twolayer.network import Network
 from twolayer.robust.admm import RobustADMM
 from twolayer.robust.program import RobustProgram
+from twolayer.units import InUnits, Units, units_of
 
 
 class NetworkLearner(Learner, Protocol):
@@ -48,24 +49,39 @@ class NetworkLearner(Learner, Protocol):
         ...
 
 
-Shared = tuple[Patterns, LinearStep | None] | None
-"""Patterns and factors that do not depend on beta, which the networks of one path share; None where each has its own."""
+class Shared(NamedTuple):
+    """What the networks of one path share, and what does not depend on beta."""
+
+    units: Units
+    """In which solvers work."""
+    rows: Rows
+    """In those units."""
+    patterns: Patterns | None = None
+    """None where each network has its own."""
+    linear_step: LinearStep | None = None
 
 
 def share(method: Method, rows: Rows, train: NetworkTrainConfig, seed: int) -> Shared:
     """What the networks of one method and seed share along the path of betas."""
     generator = torch.Generator().manual_seed(seed)
+    check_data(*rows, train.betas[0], train.loss)
+    units = units_of(rows, train.loss)
+    shared = Shared(units, units.normalised(rows))
     match method:
         case ConvexMethod(patterns="enumerated"):
-            patterns = enumerate_patterns(rows.x)
+            patterns = enumerate_patterns(shared.rows.x)
         case ConvexMethod(patterns="sampled", n_patterns=n) | RobustMethod(n_patterns=n):
-            patterns = sample_patterns(rows.x, n, generator)
+            patterns = sample_patterns(shared.rows.x, n, generator)
         case _:
-            return None
+            return shared
+    shared = shared._replace(patterns=patterns)
     if not isinstance(method, ConvexMethod):
-        return patterns, None
-    program = ConvexProgram(rows.x, rows.y, patterns, beta=train.betas[0], loss=train.loss)
-    return patterns, _linear_step(method, program, seed)
+        return shared
+    return shared._replace(linear_step=_linear_step(method, _program(shared, patterns, train, train.betas[0]), seed))
+
+
+def _program(shared: Shared, patterns: Patterns, train: NetworkTrainConfig, beta: float) -> ConvexProgram:
+    return ConvexProgram(*shared.rows, patterns, beta=shared.units.beta(beta), loss=train.loss)
 
 
 def _linear_step(method: ConvexMethod, program: ConvexProgram, seed: int) -> LinearStep:
@@ -85,33 +101,43 @@ def make_network_learner(
     spec: NetworkSpec, rows: Rows, train: NetworkTrainConfig, shared: Shared, start: Tensor | None
 ) -> NetworkLearner:
     """The learner of one network at step 0; convex programs start from ``start``, the point of the beta before."""
-    x, y = rows
+    units, (x, y) = shared.units, shared.rows
     match spec.method:
         case ConvexMethod() as method:
-            return _convex(method, spec, rows, train, shared, start)
-        case RobustMethod(epsilon=epsilon, n_patterns=n):
-            patterns = shared[0] if shared else sample_patterns(x, n, torch.Generator().manual_seed(spec.seed))
-            return RobustADMM(RobustProgram(x, y, patterns, beta=spec.beta, loss=train.loss, epsilon=epsilon))
+            return InUnits(_convex(method, spec, rows, train, shared, start), units)
+        case RobustMethod(epsilon=epsilon):
+            assert shared.patterns is not None
+            program = RobustProgram(
+                x, y, shared.patterns, beta=units.beta(spec.beta), loss=train.loss, epsilon=units.radius(epsilon)
+            )
+            return InUnits(RobustADMM(program), units)
         case SampledMethod(n_samples=n_samples, violation=violation, confidence=confidence):
             n_samples = n_samples or n_samples_for(len(y), violation=violation, confidence=confidence)
             generator = torch.Generator().manual_seed(spec.seed)
             directions = sample_directions(n_samples, x.shape[1], generator, dtype=x.dtype).to(x.device)
-            return SampledProgram(x, y, directions, beta=spec.beta, loss=train.loss)
+            return InUnits(SampledProgram(x, y, directions, beta=units.beta(spec.beta), loss=train.loss), units)
         case DescentMethod() as method:
             return _descent(method, spec, rows, train.loss)
         case LinearMethod():
             return LinearProbe(rows, beta=spec.beta, loss=train.loss, seed=spec.seed)
 
 
+def point_of(learner: NetworkLearner) -> Tensor | None:
+    """``[2, n_patterns, d]`` in the user's units, for the next beta to start from; None where there is none."""
+    if isinstance(learner, InUnits) and isinstance(learner.solver, ADMM):
+        return learner.solver.solution * learner.units.points
+    return None
+
+
 def _convex(
     method: ConvexMethod, spec: NetworkSpec, rows: Rows, train: NetworkTrainConfig, shared: Shared, start: Tensor | None
 ) -> ADMM:
-    if shared is None:  # patterns of a descent at this beta: the point of the beta before has others
-        patterns, linear_step, start = _descent_patterns(spec, method, rows, train.loss), None, None
-    else:
-        patterns, linear_step = shared
-    program = ConvexProgram(rows.x, rows.y, patterns, beta=spec.beta, loss=train.loss)
+    patterns, linear_step = shared.patterns, shared.linear_step
+    if patterns is None:  # of a descent at this beta: the point of the beta before has others
+        patterns, start = _descent_patterns(spec, method, rows, train.loss), None
+    program = _program(shared, patterns, train, spec.beta)
     linear_step = linear_step or _linear_step(method, program, spec.seed)
+    start = None if start is None else start / shared.units.points
     return ADMM(program, tolerance=train.tolerance, linear_step=linear_step, start=start)
 
 

@@ -17,10 +17,9 @@ from hookpoints.shards import ActivationDataset
 from pipeline.activations import open_activations, row_needs
 from pipeline.run_dir import RunDirectory
 from pipeline.studies.networks.data import Task, load_task
-from pipeline.studies.networks.learners import NetworkLearner, Shared, make_network_learner, share
+from pipeline.studies.networks.learners import NetworkLearner, Shared, make_network_learner, point_of, share
 from pipeline.studies.networks.study import ActivationData, CSVData, NetworkSpec, NetworkStudy
 from pipeline.units import Needs, Product, Tick, Training, Unit, checkpoints_of, learn
-from twolayer.convex.admm import ADMM
 from twolayer.data import Rows
 from twolayer.io import SavedNetwork, load_network, save_network
 
@@ -152,7 +151,7 @@ class _PathWork:
 
         def publish(record: StepRecord) -> None:
             folder = self._run.folder("networks", spec.network_id)
-            point = learner.solution if isinstance(learner, ADMM) else None
+            point = point_of(learner)
             metadata = self._metadata(task, spec, learner, record)
             saved = SavedNetwork(learner.network(), task.preparation, metadata, point)
             save_network(folder, saved, unit=product.signature)

@@ -1,5 +1,6 @@
 """Network and XOR studies through the command line's own entry points."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -178,3 +179,78 @@ def test_a_method_that_cannot_do_a_loss_is_refused_up_front(tmp_path, monkeypatc
     assert result.exit_code == 2
     assert "train.methods.2: scp cannot do hinge loss; it does squared, logistic" in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_study_grows_by_betas_seeds_and_methods(finished, tmp_path):
+    """What is there is kept, though the path of betas that it was reached over is another now; new ones are certified."""
+    _, run = finished
+    shutil.copytree(run, tmp_path / "run")
+    before = weights(tmp_path / "run")
+    overrides = ["--set", "train.betas=[0.2, 0.5, 1.0, 2.0, 9.0]", "--set", "train.seeds=[0, 1]"]
+    result = dipole("run", networks(tmp_path), *overrides)
+    assert result.exit_code == 0, result.output
+    assert "train: kept as reached over the betas " in result.output
+    after = weights(tmp_path / "run")
+    assert before.items() < after.items()
+    table = pd.read_csv(tmp_path / "run/eval.csv")
+    assert set(table["beta"]) == {0.2, 0.5, 1.0, 2.0, 9.0}
+    assert (table.loc[table["is_certified"], "relative_gap"] < 0.1).all()
+    refused = dipole("train", networks(tmp_path), "--set", "train.tolerance=0.5")
+    assert refused.exit_code == 2
+    assert "tolerance: there 0.0001, now 0.5" in refused.output
+
+
+def test_other_measurements_redo_evaluations_alone(finished, tmp_path):
+    _, run = finished
+    shutil.copytree(run, tmp_path / "run")
+    before = weights(tmp_path / "run")
+    result = dipole("run", networks(tmp_path), "--set", "eval.epsilons=[0.2]")
+    assert result.exit_code == 0, result.output
+    assert weights(tmp_path / "run") == before
+    assert "pgd_0.2" in pd.read_csv(tmp_path / "run/eval.csv")
+
+
+def test_learning_rates_that_print_alike_are_two(tmp_path):
+    data = {"n_features": 500, "n_neurons": 10, "n_test": 20, "n_train": 20}
+    rates = [1e-10, 1.00000001e-10]
+    train = {"n_seeds": 2, "n_steps": 4, "learning_rates": rates}
+    path = write(tmp_path, {"kind": "xor", "data": data, "train": train})
+    assert dipole("run", path).exit_code == 0
+    table = pd.read_csv(tmp_path / "run/eval.csv")
+    assert sorted(set(table["learning_rate"])) == rates
+    assert table["run_id"].nunique() == 4
+    assert len(list((tmp_path / "run/plots").glob("grokking-*.png"))) == 2
+
+
+def test_descents_measured_otherwise_are_run_again_and_longer_ones_beside_them(tmp_path):
+    data = {"n_features": 500, "n_neurons": 10, "n_test": 20, "n_train": 20}
+    path = write(tmp_path, {"kind": "xor", "data": data, "train": {"n_seeds": 2, "n_steps": 4}})
+    assert dipole("run", path).exit_code == 0
+    again = dipole("run", path, "--set", "eval.steps=[2]")
+    assert again.exit_code == 0, again.output
+    assert "train: 2 of 2 descents to make" in again.output
+    longer = dipole("run", path, "--set", "train.n_steps=6", "--set", "train.n_seeds=3")
+    assert "train: 3 of 3 descents to make" in longer.output
+    assert "2 descents of the run directory are no part of this study" in longer.output
+    refused = dipole("run", path, "--set", "data.flip_fraction=0.1")
+    assert refused.exit_code == 2
+    assert "data.flip_fraction: there 0.05, now 0.1" in refused.output
+
+
+def test_a_target_whose_name_is_a_path_or_a_formula(tmp_path):
+    """A stranger's file: nothing is written outside, and no spreadsheet executes a cell."""
+    frame = pd.DataFrame({"a": [0.1, -0.4, 0.7, 0.2, -0.9, 0.5] * 5, "../../=evil(1)": [1, 0, 1, 1, 0, 0] * 5})
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    frame.rename(columns={"../../=evil(1)": "=1+1"}).to_csv(tmp_path / "formula.csv", index=False)
+    for file, target in (("rows.csv", "../../=evil(1)"), ("formula.csv", "=1+1")):
+        data = {"source": "csv", "path": str(tmp_path / file), "target": target}
+        train = {"loss": "hinge", "methods": [{"method": "linear"}], "betas": [1.0]}
+        folder = tmp_path / file.removesuffix(".csv")
+        folder.mkdir()
+        before = set(tmp_path.rglob("*")) | set(tmp_path.parent.glob("*"))
+        result = dipole("run", write(folder, {"kind": "networks", "data": data, "train": train}))
+        assert result.exit_code == 0, result.output
+        made = (set(tmp_path.rglob("*")) | set(tmp_path.parent.glob("*"))) - before
+        assert all(path.is_relative_to(folder) for path in made)
+        assert len(list((folder / "run/networks").iterdir())) == 1
+    assert "\n'=1+1," in (folder / "run/eval.csv").read_text() or ",'=1+1," in (folder / "run/eval.csv").read_text()
