@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from core.schema import exactly
 from eval.metrics import BalancedAccuracy, RSquared
 from twolayer.attacks import fgsm, pgd
 from twolayer.config import CLASSIFICATION, LossName
@@ -51,6 +52,6 @@ def evaluate_network(
             "pgd": pgd(network, x, y, epsilon=epsilon, loss=kind, generator=generator, n_steps=pgd_steps),
         }
         for attack, moved in attacked.items():
-            name = f"{attack}_{epsilon:g}"
+            name = f"{attack}_{exactly(epsilon)}"
             measured[name] = score(name, network, Rows(moved, y), loss).value
     return measured

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from core.schema import exactly
 from eval.saes.pareto import Sweep
 from saes.architectures.base import Architecture
 from saes.config import LearnerConfig
@@ -96,4 +97,4 @@ def _phrase(name: str, value: Any, usual: Any) -> str:
         return ""
     if name == "threshold_init":
         return "" if value == usual else f"{value} init"
-    return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
+    return f"{words} {exactly(value)}"

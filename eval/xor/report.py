@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from core.schema import exactly
 from eval.page.charts import Chart, Curve, Histogram
 from eval.page.report import VERDICTS, Report, StudyFacts, closing_sections
 from eval.page.sections import Section, Verdict
@@ -61,7 +62,9 @@ def _curves(summary: pd.DataFrame, rate: float) -> list[Chart]:
         return Curve(label, steps, median, low, high)
 
     def chart(name: str, title: str, label: str, curves: Sequence[Curve]) -> Chart:
-        return Chart(f"{name}-rate_{rate:g}", f"{title}, learning rate {rate:g}", "Step", label, curves, log_x=True)
+        return Chart(
+            f"{name}-rate_{exactly(rate)}", f"{title}, learning rate {exactly(rate)}", "Step", label, curves, log_x=True
+        )
 
     accuracies = [
         curve("train (flips included)", "train_accuracy"),
@@ -84,6 +87,6 @@ def _histogram(values: Sequence[Sequence[float]], step: int, rate: float, n_neur
     names = list(halves)
     for number, (with_first, _) in enumerate(values):
         halves[names[int(number % n_neurons >= n_neurons // 2)]].append(with_first)
-    title = f"step {step}, learning rate {rate:g}"
-    name = f"neurons-step_{step}-rate_{rate:g}"
+    title = f"step {step}, learning rate {exactly(rate)}"
+    name = f"neurons-step_{step}-rate_{exactly(rate)}"
     return Histogram(name, title, "Cosine with mu_1", "Share of neurons", list(halves.items()))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from core.schema import exactly
 from eval.xor.metrics import METRIC_NAMES
 
 _QUANTILES = (0.2, 0.8)
@@ -103,5 +104,5 @@ def sentences(verdicts: pd.DataFrame) -> dict[str, list[str]]:
     for row in verdicts.to_dict("records"):
         holds = "Holds" if row["holds"] else "Does not hold"
         sentence = f"{holds}: {row['claim']} (median {row['median']:.3f})."
-        said.setdefault(f"learning rate {row['learning_rate']:g}", []).append(sentence)
+        said.setdefault(f"learning rate {exactly(row['learning_rate'])}", []).append(sentence)
     return said

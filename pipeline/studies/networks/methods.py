@@ -1,6 +1,6 @@
 """The methods that a network study may name: their settings, names and limits."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -20,6 +20,10 @@ class _Method(Schema):
     def most_steps(self, default: int) -> int:
         """Steps at most, where a study says ``default``."""
         return default
+
+
+def _default(method: type[_Method], name: str) -> Any:
+    return method.model_fields[name].default
 
 
 class ConvexMethod(_Method):
@@ -83,7 +87,12 @@ class SampledMethod(_Method):
     @property
     def label(self) -> str:
         """For people."""
-        what = f"{self.n_samples} neurons" if self.n_samples else f"violation {self.violation:g}"
+        sure = (
+            ""
+            if self.confidence == _default(SampledMethod, "confidence")
+            else f", confidence {exactly(self.confidence)}"
+        )
+        what = f"{self.n_samples} neurons" if self.n_samples else f"violation {exactly(self.violation)}{sure}"
         return f"Sampled (SCP), {what}"
 
 
@@ -107,7 +116,7 @@ class RobustMethod(_Method):
     @property
     def label(self) -> str:
         """For people."""
-        return f"Robust, radius {self.epsilon:g}, {self.n_patterns} patterns"
+        return f"Robust, radius {exactly(self.epsilon)}, {self.n_patterns} patterns"
 
 
 class DescentMethod(_Method):
@@ -137,7 +146,9 @@ class DescentMethod(_Method):
     @property
     def label(self) -> str:
         """For people."""
-        return f"Gradient descent, {self.n_neurons} neurons, best of {self.n_restarts}"
+        own = {"n_steps": f", {self.n_steps} steps", "learning_rate": f", rate {exactly(self.learning_rate)}"}
+        unusual = (text for name, text in own.items() if getattr(self, name) != _default(DescentMethod, name))
+        return f"Gradient descent, {self.n_neurons} neurons, best of {self.n_restarts}{''.join(unusual)}"
 
 
 class LinearMethod(_Method):

@@ -194,7 +194,7 @@ def test_a_study_grows_by_betas_seeds_and_methods(finished, tmp_path):
     assert before.items() < after.items()
     table = pd.read_csv(tmp_path / "run/eval.csv")
     assert set(table["beta"]) == {0.2, 0.5, 1.0, 2.0, 9.0}
-    assert (table.loc[table["is_certified"], "relative_gap"] < 0.1).all()
+    assert max(table.loc[table["is_certified"], "relative_gap"]) < 0.1
     refused = dipole("train", networks(tmp_path), "--set", "train.tolerance=0.5")
     assert refused.exit_code == 2
     assert "tolerance: there 0.0001, now 0.5" in refused.output
