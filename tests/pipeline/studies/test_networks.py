@@ -194,7 +194,8 @@ def test_a_study_grows_by_betas_seeds_and_methods(finished, tmp_path):
     assert before.items() < after.items()
     table = pd.read_csv(tmp_path / "run/eval.csv")
     assert set(table["beta"]) == {0.2, 0.5, 1.0, 2.0, 9.0}
-    assert max(table.loc[table["is_certified"], "relative_gap"]) < 0.1
+    gaps = table.loc[table["is_certified"], "relative_gap"].tolist()
+    assert max(gaps) < 0.1
     refused = dipole("train", networks(tmp_path), "--set", "train.tolerance=0.5")
     assert refused.exit_code == 2
     assert "tolerance: there 0.0001, now 0.5" in refused.output
@@ -218,7 +219,7 @@ def test_learning_rates_that_print_alike_are_two(tmp_path):
     assert dipole("run", path).exit_code == 0
     table = pd.read_csv(tmp_path / "run/eval.csv")
     assert sorted(set(table["learning_rate"])) == rates
-    assert table["run_id"].nunique() == 4
+    assert len(set(table["run_id"])) == 4
     assert len(list((tmp_path / "run/plots").glob("grokking-*.png"))) == 2
 
 
