@@ -1,6 +1,7 @@
 """eval.csv: written, read back and shown, for every kind of study."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -79,8 +80,13 @@ def for_people(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
     return table.loc[:, list(columns)].rename(columns=dict(columns))
 
 
+def _shown(spec: str, value: float) -> str:
+    """A number as its column asks for; one that is far out of all range with its power of ten."""
+    return f"{value:{spec}}" if abs(value) < 1e6 or spec[-1] != "f" else f"{value:.1e}"
+
+
 def print_table(table: pd.DataFrame) -> None:
     """On standard output; numbers as their column asks for."""
     formats = {name: spec for spec, names in _FORMATS.items() for name in names}
-    formatters: Any = {name: f"{{:{formats[name]}}}".format for name in table if name in formats}
+    formatters: Any = {name: partial(_shown, formats[str(name)]) for name in table if name in formats}
     print(table.to_string(index=False, formatters=formatters, na_rep="-"))

@@ -194,7 +194,7 @@ def trials(study: Path, folder: Path, every: int, how: signal.Signals, first: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS)
-    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--every", type=int, default=1, help="which events: each of so many")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--signal", default="SIGKILL", choices=["SIGKILL", "SIGTERM", "SIGINT"])
     arguments = parser.parse_args()

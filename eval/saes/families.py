@@ -15,6 +15,16 @@ Selector = Mapping[str, Any]
 """Columns and the values that a family has in them: ``{"architecture": "gated", "d_sae": 2304}``."""
 
 
+DIVERGED_BELOW = -1.0
+"""R² of an SAE that makes twice the error of the mean: its training diverged, and no curve or verdict is about it."""
+
+
+def is_diverged(table: pd.DataFrame) -> pd.Series:
+    """Of every SAE of an evaluation table."""
+    is_sound: Any = table["r_squared"] >= DIVERGED_BELOW
+    return ~is_sound
+
+
 class Family(NamedTuple):
     """SAEs of one hookpoint that differ only in lambda and seed."""
 
@@ -43,9 +53,10 @@ class Family(NamedTuple):
 
 
 def families(table: pd.DataFrame) -> list[Family]:
-    """The curves of an evaluation table, by hookpoint in the order of the table."""
+    """The curves of an evaluation table, by hookpoint in the order of the table; SAEs that diverged are in none."""
+    sound: Any = table[~is_diverged(table)]
     found: list[Family] = []
-    for _, rows in table.groupby(["hook_name", "family"], sort=False):
+    for _, rows in sound.groupby(["hook_name", "family"], sort=False):
         first: dict[str, Any] = {str(name): value for name, value in rows.iloc[0].items()}
         ordered = rows.sort_values(["sparsity_coefficient", "seed"])
         found.append(
@@ -53,7 +64,7 @@ def families(table: pd.DataFrame) -> list[Family]:
                 str(first["hook_name"]), str(first["label"]), bool(first["is_signed"]), int(first["n_params"]), ordered
             )
         )
-    order = list(table["hook_name"].unique())
+    order = list(sound["hook_name"].unique())
     return sorted(found, key=lambda family: order.index(family.hook_name))
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from core.schema import exactly
 from eval.page.charts import TICKS, Chart, Curve
 from eval.page.norms import NORMS_NOTE, norm_charts
 from eval.page.report import VERDICTS, Report, StudyFacts, activation_facts, closing_sections
@@ -44,12 +45,12 @@ class _Quantity(NamedTuple):
     column: str
     short: str
     label: str
-    from_zero: bool
+    log_y: bool
 
 
 _QUANTITIES = (
-    _Quantity("r_squared", "R²", "R² on held-out tokens (1 = perfect)", from_zero=False),
-    _Quantity("dead_fraction", "dead fraction", "Dead fraction (share of latents)", from_zero=True),
+    _Quantity("r_squared", "R²", "R² on held-out tokens (1 = perfect)", log_y=False),
+    _Quantity("dead_fraction", "dead fraction", "Dead fraction (share of latents)", log_y=True),
 )
 
 
@@ -74,7 +75,8 @@ def sae_report(
         Section("Verdicts", verdicts=warnings + said),
         Section(
             "Fronts",
-            note="Lines join the seed means; a band spans the lowest and highest seed.",
+            note="Lines join the seed means; a band spans the lowest and highest seed. Dead fractions are on a logarithmic axis; "
+            "no dead latent is drawn as half a latent.",
             figures=fronts(families(table)),
         ),
         Section("SAEs", note=_COLUMN_NOTE, table=table_for_people(table, _FIRST_COLUMNS, "sae_id")),
@@ -101,7 +103,7 @@ def fronts(found: Sequence[Family]) -> list[Chart]:
             [_curve(family, quantity.column) for family in found if family.hook_name == hook_name],
             log_x=True,
             x_ticks=TICKS,
-            from_zero=quantity.from_zero,
+            log_y=quantity.log_y,
         )
         for hook_name in dict.fromkeys(family.hook_name for family in found)
         for quantity in _QUANTITIES
@@ -116,15 +118,14 @@ def _curve(family: Family, column: str) -> Curve:
     groups = [(float(lam), coefficients == lam) for lam in np.unique(coefficients)]
     means = [(float(l0[group].mean()), lam, values[group]) for lam, group in groups]
     points = sorted((point for point in means if point[0] > 0), key=lambda point: point[0])
+    if column == "dead_fraction":
+        floor = 0.5 / float(family.rows["d_sae"].iloc[0])
+        points = [(at, lam, np.maximum(of, floor)) for at, lam, of in points]
+    mean, low, high = ([float(statistic(of)) for _, _, of in points] for statistic in (np.mean, np.min, np.max))
     has_band = len(set(family.rows["seed"])) > 1
-    return Curve(
-        family.label,
-        [at for at, _, _ in points],
-        [float(of.mean()) for _, _, of in points],
-        [float(of.min()) for _, _, of in points] if has_band else None,
-        [float(of.max()) for _, _, of in points] if has_band else None,
-        [f"lambda {lam:g}" for _, lam, _ in points],
-    )
+    notes = [f"lambda {exactly(lam)}" for _, lam, _ in points]
+    l0_means = [at for at, _, _ in points]
+    return Curve(family.label, l0_means, mean, low if has_band else None, high if has_band else None, notes)
 
 
 def _lead(table: pd.DataFrame, view: View) -> str:

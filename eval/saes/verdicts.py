@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from eval.saes.families import Family, Selector, families, pairs
+from eval.saes.families import Family, Selector, families, is_diverged, pairs
 from eval.saes.pareto import Curve, Dominance, Sweep, dead_fraction_ratio, dominance, mean_dead_fraction
 from eval.saes.spread import DECISIVE_SHARE
 
@@ -121,8 +121,9 @@ def _sentences(row: dict[str, Any]) -> list[str]:
 
 
 def concentration(table: pd.DataFrame) -> dict[str, list[str]]:
-    """Warnings of hooks whose R² a few rows decide, from the rows of `eval.csv`: by title, a sentence each."""
-    said: dict[str, list[str]] = {}
+    """Warnings of SAEs that diverged and of hooks whose R² a few rows decide, from the rows of `eval.csv`: by title, a
+    sentence each."""
+    said = _diverged(table)
     for hook_name, rows in table.groupby("hook_name", sort=False):
         share = max(_values(rows, "top_1_percent_share_of_sst"))
         if share > DECISIVE_SHARE:
@@ -134,6 +135,13 @@ def concentration(table: pd.DataFrame) -> dict[str, list[str]]:
                 "harvest.norm_outlier_factor.",
             ]
     return said
+
+
+def _diverged(table: pd.DataFrame) -> dict[str, list[str]]:
+    rows = table[is_diverged(table)]
+    said = [f"{sae_id}: R² {value:.2g}" for sae_id, value in zip(rows["sae_id"], rows["r_squared"], strict=True)]
+    advice = "They are in the table, and in no curve or verdict; lower their learning rate."
+    return {"Diverged: worse than twice the error of the mean": [*said, advice]} if said else {}
 
 
 def _values(rows: pd.DataFrame, column: str) -> list[float]:
