@@ -1,5 +1,9 @@
 """Rows of one hook: how they are stored, and what is measured of them before they are."""
 
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor
 
@@ -7,7 +11,20 @@ from hookpoints.config import StorageDtype
 from hookpoints.outliers import NormBound, norm_histogram
 from hookpoints.records import HookRecord
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 _INT8_LEVELS = 127
+_NUMPY_DTYPES = {
+    "BF16": "<u2",
+    "F16": "<f2",
+    "F32": "<f4",
+    "F64": "<f8",
+    "I8": "i1",
+    "I32": "<i4",
+    "I64": "<i8",
+    "BOOL": "?",
+}
 _CHUNK_ROWS = 1024
 
 
@@ -97,3 +114,25 @@ def _squared_storage_error(stored: dict[str, Tensor], rows: Tensor) -> float:
         error = decode_rows({key: value[chunk] for key, value in stored.items()}).sub_(rows[chunk])
         total += float(error.norm(dim=1).double().pow(2).sum())
     return total
+
+
+def read_numpy(path: Path) -> "dict[str, NDArray[Any]]":
+    """The arrays of a shard file (or of any safetensors file) without torch; bfloat16, which numpy lacks, as float32.
+
+    int8 rows are to be multiplied by their ``scale``. Nothing is verified: see `hookpoints.shards.ActivationDataset` for that.
+    """
+    import numpy as np
+
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header: dict[str, Any] = json.loads(content[8 : 8 + size])
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, tensor in header.items():
+        if name == "__metadata__":
+            continue
+        start, stop = (8 + size + offset for offset in tensor["data_offsets"])
+        flat = np.frombuffer(content[start:stop], dtype=_NUMPY_DTYPES[tensor["dtype"]])
+        if tensor["dtype"] == "BF16":  # the upper half of a float32
+            flat = (flat.astype(np.uint32) << 16).view(np.float32)
+        arrays[name] = flat.reshape(tensor["shape"])
+    return arrays

@@ -29,11 +29,12 @@ def load_sae(folder: Path | str, device: torch.device | str = "cpu") -> SAE:
 
     Raises ValueError naming the file when the folder holds no complete SAE.
     """
-    return read_sae(Path(folder), device).sae
+    return read_sae(folder, device).sae
 
 
-def read_sae(folder: Path, device: torch.device | str = "cpu") -> SavedSAE:
+def read_sae(folder: Path | str, device: torch.device | str = "cpu") -> SavedSAE:
     """As `load_sae`, with the metadata."""
+    folder = Path(folder)
     config = read_config(folder, "SAE", "runs/<study>/saes/<sae_id>")
     architecture = architecture_of(config["sae"])
     tensors = read_weights(folder, config, architecture.shapes)

@@ -5,10 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval.page.charts import Chart
 from eval.page.report import ReportFiles, StudyFacts, write_report
 from eval.saes.families import families, labels
-from eval.saes.report import Provenance, fronts, sae_report
+from eval.saes.report import Provenance, sae_report
 from eval.saes.verdicts import compare_all, concentration, sentences, verdict_table
 from hookpoints.anatomy import Place, Term
 from hookpoints.config import SPLITS, HarvestConfig
@@ -277,25 +276,3 @@ def test_in_a_browser(report, width):
             page.locator(".ytitle").all_text_contents()
         )
         assert sorts_both_ways(page, "l0")
-
-
-def test_an_sae_that_diverged_is_said_and_decides_nothing():
-    frame = table()
-    before = verdict_table(compare_all(frame))
-    wild = frame.iloc[[0]].assign(r_squared=-4e12, sparsity_coefficient=99.0, sae_id="wild")
-    described = sae_report(pd.concat([frame, wild], ignore_index=True), provenance())
-    pd.testing.assert_frame_equal(described.tables["verdicts.csv"], before)
-    warned = described.sections[0].verdicts[0]
-    assert warned.title.startswith("Diverged")
-    assert warned.sentences[0] == "wild: R² -4e+12"
-    for chart in described.sections[1].figures:
-        assert isinstance(chart, Chart)
-        assert all(abs(y) < 2 for curve in chart.curves for y in curve.y)
-
-
-def test_dead_fractions_of_zero_stand_on_a_logarithmic_axis():
-    charts = [chart for chart in fronts(families(table().assign(dead_fraction=0.0))) if chart.name == "dead_fraction"]
-    assert charts
-    for chart in charts:
-        assert chart.log_y
-        assert all(y > 0 for curve in chart.curves for y in curve.y)

@@ -48,3 +48,13 @@ def study(folder: Path, model: Path, corpus: Path, **changes: Any) -> Path:
 
 def weights(run: Path) -> dict[str, str]:
     return {path.parent.name: sha256_file(path) for path in sorted(run.glob("saes/*/weights.safetensors"))}
+
+
+def stamps(run: Path, pattern: str) -> dict[Path, tuple[int, str]]:
+    """Time of change and hash of files."""
+    return {path: (path.stat().st_mtime_ns, sha256_file(path)) for path in sorted(run.glob(pattern)) if path.is_file()}
+
+
+def sets(*overrides: str) -> list[str]:
+    """Arguments that override a study."""
+    return [part for one in overrides for part in ("--set", one)]

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,3 +13,13 @@ def finished(tmp_path_factory, tiny_model_folder, corpus_file) -> tuple[Path, Pa
     result = dipole("run", path)
     assert result.exit_code == 0, result.output
     return path, folder / "run"
+
+
+@pytest.fixture
+def grown(finished, tmp_path) -> tuple[Path, Path]:
+    """A copy of the finished study, free to be changed."""
+    path, run = finished
+    shutil.copytree(run, tmp_path / "run")
+    copy = tmp_path / "study.yaml"
+    copy.write_text(path.read_text().replace(str(run), str(tmp_path / "run")))
+    return copy, tmp_path / "run"
