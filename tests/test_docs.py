@@ -94,7 +94,7 @@ def test_examples_of_the_how_to_are_valid_studies():
             given = yaml.safe_load(piece)
             SAEStudy.model_validate({**demo, **given})
             n_checked += 1
-    assert n_checked == 10
+    assert n_checked == 12
 
 
 def test_every_setting_has_a_description():
