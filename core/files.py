@@ -82,7 +82,7 @@ def read_json(path: Path, way_out: str = "delete it and run the stage again") ->
     found = _SEAL.search(content)
     if found is None:
         raise DamagedFileError(
-            f"{path} is not what dipole wrote (it is cut off, or has no checksum at its end): {way_out}"
+            f"{path} is not what dipole wrote (it is cut off, or of an earlier version, which wrote no checksum): {way_out}"
         )
     body = content[: found.start()] + (b"\n}" if found.group().startswith(b",") else b"{}")
     if hashlib.sha256(body).hexdigest() != found[1].decode():

@@ -72,7 +72,7 @@ def study_facts(
 def _seconds(run: RunDirectory) -> pd.DataFrame:
     """What each training took."""
     names = sorted(path.stem for path in (run.path / "seconds").glob("*.jsonl"))
-    return pd.DataFrame([{"trained": name, "seconds": run.seconds(name)} for name in names])
+    return pd.DataFrame([{"seconds": run.seconds(name), "trained": name} for name in names])
 
 
 def for_people(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
