@@ -9,7 +9,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -78,7 +78,10 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def read_json(path: Path, way_out: str = "delete it and run the stage again") -> dict[str, Any]:
     """What `write_json` wrote. Raises DamagedFileError, naming the file and the way out, for anything else."""
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be read ({error.strerror}): {way_out}") from error
     found = _SEAL.search(content)
     if found is None:
         raise DamagedFileError(
@@ -127,16 +130,18 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
         raise OSError(f"{path} cannot be written: {_reason(error)}") from error
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Records of `append_line`, none where there is no file. Raises DamagedFileError, naming file and line, for anything else;
-    a last line that was cut off is left out."""
+def read_lines(path: Path, keys: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Records of `append_line`, none where there is no file. Raises DamagedFileError, naming file and line, for anything else,
+    records without these ``keys`` too; a last line that was cut off is left out."""
     if not path.exists():
         return []
+    if not path.is_file():
+        raise DamagedFileError(f"{path} is no file: delete it")
     records = []
     with path.open("rb") as handle:
         for number, line in enumerate(handle, start=1):
             record = _parse_line(line) if line.endswith(b"\n") else {}
-            if record is None:
+            if record is None or (record and not record.keys() >= set(keys)):
                 raise DamagedFileError(
                     f"{path}, line {number}: it was changed or damaged since it was written; delete the line"
                 )

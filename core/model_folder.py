@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -11,13 +11,15 @@ from core.tensors import read_tensors, tensor_shapes, write_tensors
 
 FORMAT_VERSION = 2
 CONFIG_FILE, WEIGHTS_FILE = "cfg.json", "weights.safetensors"
+Kind = TypeVar("Kind")
 _WAY_OUT = "delete that folder and run dipole train again, or copy it anew"
 
 
 def write_model(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
     """Write a folder; ``cfg.json`` comes last, so a folder that has it is complete."""
-    digest = write_tensors(folder / WEIGHTS_FILE, tensors)
-    write_json(folder / CONFIG_FILE, {"format_version": FORMAT_VERSION, "weights_sha256": digest, **config})
+    weights = folder / WEIGHTS_FILE
+    of_weights = {"weights_sha256": write_tensors(weights, tensors), "weights_bytes": weights.stat().st_size}
+    write_json(folder / CONFIG_FILE, {"format_version": FORMAT_VERSION, **of_weights, **config})
 
 
 def is_model_complete(folder: Path) -> bool:
@@ -25,7 +27,30 @@ def is_model_complete(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file()
 
 
-def read_config(folder: Path, what: str, example: str) -> dict[str, Any]:
+def lacks_weights(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the weights that ``cfg.json`` counts are not there, at their size; what they hold is verified when it is read."""
+    path = folder / WEIGHTS_FILE
+    return "weights_bytes" in config and not (path.is_file() and path.stat().st_size == config["weights_bytes"])
+
+
+class Config(dict[str, Any]):
+    """Of a model folder; what it lacks, or holds in another form, is a damaged file."""
+
+    def __init__(self, values: Mapping[str, Any], path: Path) -> None:
+        super().__init__(values)
+        self.path = path
+
+    def of(self, kind: type[Kind], *keys: str) -> Kind:
+        """The value at nested keys. Raises DamagedFileError where there is none of that kind."""
+        value: Any = self
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, kind):
+            raise DamagedFileError(f"{self.path} holds no {'.'.join(keys)} ({kind.__name__}): {_WAY_OUT}")
+        return value
+
+
+def read_config(folder: Path, what: str, example: str) -> Config:
     """Of the ``what`` in a folder. Raises ValueError naming the file, and an example, where there is none that can be read."""
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -35,12 +60,10 @@ def read_config(folder: Path, what: str, example: str) -> dict[str, Any]:
         raise ValueError(
             f"{path}: format_version is {config.get('format_version')!r}, this version reads {FORMAT_VERSION}"
         )
-    return config
+    return Config(config, path)
 
 
-def read_weights(
-    folder: Path, config: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]] | None
-) -> dict[str, Tensor]:
+def read_weights(folder: Path, config: Config, expected: Mapping[str, tuple[int, ...]] | None) -> dict[str, Tensor]:
     """The tensors that ``config`` describes; of the ``expected`` names and shapes, if given, before anything is allocated.
 
     Raises ValueError naming the file when it is missing, damaged, or holds something else.
@@ -51,7 +74,7 @@ def read_weights(
         names = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
         there, wanted = shapes.get(names[0], "absent"), expected.get(names[0], "absent")
         raise mismatch(folder, f"{names[0]} is {there}, not {wanted}")
-    return read_tensors(path, config["weights_sha256"], _WAY_OUT)
+    return read_tensors(path, config.of(str, "weights_sha256"), _WAY_OUT)
 
 
 def mismatch(folder: Path, why: object) -> ValueError:

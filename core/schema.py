@@ -35,6 +35,10 @@ class ChosenBy:
         return value if isinstance(value, BaseModel) else self.choose(value).model_validate(value)
 
 
+_LONGEST_PART = 255
+"""Bytes of one name in a path, on every usual file system."""
+
+
 class StudyPlace:
     """Where a study file lies, for the paths in it, and what is to be said of them."""
 
@@ -46,6 +50,8 @@ class StudyPlace:
 def _placed(text: str, info: ValidationInfo) -> str:
     """``~`` and ``$VARIABLES`` replaced; a relative path is taken from where one stands or, if only that exists, from the
     study file's folder."""
+    if "\0" in text or any(len(part.encode(errors="replace")) > _LONGEST_PART for part in text.split("/")):
+        raise ValueError(f"it is no path: it holds NUL, or a name of more than {_LONGEST_PART} bytes")
     path = os.path.expandvars(os.path.expanduser(text))
     if unknown := re.search(r"\$(\w+|\{\w+\})", path):
         raise ValueError(f"{text!r} names {unknown[0]}, which is not set in the environment")

@@ -113,9 +113,10 @@ def config_contents(config: "PreTrainedConfig") -> dict[str, Any]:
 
 
 def tokenizer_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """SHA-256 over the whole definition (of a slow tokenizer: its vocabulary) and the special tokens."""
+    """SHA-256 over the whole definition (of a slow tokenizer: its vocabulary) and what its special tokens are for."""
     if tokenizer.is_fast:
         definition = tokenizer.backend_tokenizer.to_str()  # pyright: ignore
     else:
         definition = str(sorted(tokenizer.get_vocab().items()))
-    return sha256_text(f"{definition}\n{sorted(tokenizer.all_special_ids)}")
+    roles = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)
+    return sha256_text(f"{definition}\n{sorted(tokenizer.all_special_ids)}\n{roles}")

@@ -3,6 +3,8 @@
 import glob
 import io
 import json
+import lzma
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -50,7 +52,7 @@ def file_documents(given: list[str], separator: str | None, read_row: RowReader,
                 rows = _parquet_rows(path, read_row.column) if suffix in _PARQUET else _json_rows(path, suffix, notes)
                 for number, (row, where) in enumerate(rows):
                     yield from read_row(row, where, number == 0)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise ValueError(
                 f"corpus.files: {path} cannot be read: {getattr(error, 'strerror', None) or error}"
             ) from error
@@ -119,7 +121,6 @@ def _open(path: Path) -> BinaryIO:
 def _decompressed(path: Path) -> Any:
     import bz2
     import gzip
-    import lzma
 
     if path.suffix.lower() == ".zst":
         import pyarrow

@@ -25,7 +25,7 @@ from hookpoints.records import TOKENS, parse_record
 from hookpoints.rows import bytes_per_row
 from hookpoints.shards import is_stored
 from hookpoints.sites import resolve_hookpoint
-from hookpoints.sources import corpus_source, model_source, remember
+from hookpoints.sources import corpus_source, remember
 from hookpoints.text import Notes
 
 _TOKEN_ROW_BYTES = 16
@@ -48,10 +48,10 @@ def harvest(
     prefix = record.contents.harvest.prepend_bos
     readers = Readers(language_model, config.context_length, prefix)
     proof = readers.proof(hookpoints)
-    corpus = corpus_source(study.corpus)
+    corpus = corpus_source(study.corpus, study.model)
     _check_disk(config, language_model.d_model, folder)
     remove_partial_files(folder)
-    record = keep_record(folder, record, model_source(study.model), study.corpus, language_model.tokenizer)
+    record = keep_record(folder, record, study, language_model.tokenizer)
     contexts = _contexts(folder / "contexts", language_model, record.contents, study)
     remember(folder, corpus=corpus)
     proof = _keep_proof(folder, proof)

@@ -9,13 +9,13 @@ from core.schema import Schema, differences
 from hookpoints.config import ModelConfig, model_id
 from hookpoints.contents import HarvestContents, ModelContents, RowSettings, model_contents, row_settings
 from hookpoints.contexts import CONTEXTS
-from hookpoints.corpus import CorpusConfig, corpus_id, documents
+from hookpoints.corpus import corpus_id, documents
 from hookpoints.described import Described
 from hookpoints.grow import check_documents
 from hookpoints.manifest import PROOF, HarvestNames
 from hookpoints.models import LanguageModel, load_model, load_tokenizer
-from hookpoints.records import parse_record
-from hookpoints.sources import SOURCES, Source, corpus_source, is_expected_here, known_sources, model_source, remember
+from hookpoints.records import WAY_OUT, parse_record
+from hookpoints.sources import SOURCES, corpus_source, is_expected_here, known_sources, model_source, remember
 from hookpoints.text import Notes, bos_token_ids
 
 if TYPE_CHECKING:
@@ -66,21 +66,29 @@ def read_harvest_record(folder: Path) -> HarvestRecord:
 
 
 def keep_record(
-    folder: Path, record: HarvestRecord, model: Source, corpus: CorpusConfig, tokenizer: "PreTrainedTokenizerBase"
+    folder: Path, record: HarvestRecord, study: Described, tokenizer: "PreTrainedTokenizerBase"
 ) -> HarvestRecord:
     """The folder is of these contents and text from now on, or was already; names stay those of the first.
 
-    Raises ValueError, naming what differs, where it holds rows of others. Contexts without rows are made anew.
+    Raises ValueError, naming what differs, where it holds rows of others, or of nobody knows what. Contexts without rows are
+    made anew.
     """
     path, contexts = folder / IDENTITY, folder / "contexts" / CONTEXTS
     holds_rows = any((folder / "records").glob("*/*.json"))
+    for file in (path, contexts):
+        if holds_rows and not file.is_file():
+            raise ValueError(f"{folder} holds rows and no {file.name}, so nobody knows of what: {WAY_OUT}")
     there = read_harvest_record(folder) if path.exists() else None
     if there is not None and holds_rows:
         refuse_differences(folder, there.contents, record.contents)
     is_same = there is not None and there.contents == record.contents
-    if is_same and contexts.exists() and not corpus_source(corpus).is_known(known_sources(folder).corpora):
+    if (
+        is_same
+        and contexts.exists()
+        and not corpus_source(study.corpus, study.model).is_known(known_sources(folder).corpora)
+    ):
         try:
-            check_documents(folder / "contexts", documents(corpus, tokenizer, Notes()))
+            check_documents(folder / "contexts", documents(study.corpus, tokenizer, Notes()))
         except ValueError:
             if holds_rows:
                 raise
@@ -90,7 +98,7 @@ def keep_record(
             file.unlink(missing_ok=True)
         write_json(path, record.model_dump(mode="json"))
         there = record
-    remember(folder, model=model)
+    remember(folder, model=model_source(study.model))
     return there
 
 
@@ -135,7 +143,7 @@ def _check_model(folder: Path, there: ModelContents, model: ModelConfig, tell: T
 
 
 def _check_text(folder: Path, study: Described, tell: Tell) -> None:
-    source, known = corpus_source(study.corpus), known_sources(folder).corpora
+    source, known = corpus_source(study.corpus, study.model), known_sources(folder).corpora
     if source.is_known(known):
         if is_expected_here(study.corpus) and not source.files:
             tell(f"{corpus_id(study.corpus)} is not on this machine, so the text is not compared with that of {folder}")

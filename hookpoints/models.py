@@ -195,13 +195,15 @@ def _readable_errors(config: ModelConfig) -> Iterator[None]:
             yield
     except ConnectionError:
         raise
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except Exception as error:  # files of the wrong form end in every kind of error, deep inside other libraries
         raise ValueError(_why_not_loaded(name, error)) from error
 
 
 def _why_not_loaded(name: str, error: Exception) -> str:
     """In one line, with the way out where transformers knows only its own."""
-    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    said = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    if not isinstance(error, OSError | ValueError | RuntimeError):
+        said = f"its files are damaged, or not what they are named for ({type(error).__name__}: {said})"
     if "trust_remote_code" in str(error):  # transformers has no type for it, and names its own option
         return (
             f"{name} ships its own Python code, which is not run unless the study says so: "

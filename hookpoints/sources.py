@@ -4,6 +4,7 @@ Hashing a model's parameters takes loading it, hashing text reading it. So the f
 time of change, names where there are no files. Only what is not known is hashed anew (docs/decisions/0009-identity.md).
 """
 
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -29,8 +30,8 @@ class Source(Schema):
     """As a study gave it."""
     options: dict[str, Any]
     """What else of the study it depends on."""
-    files: dict[str, tuple[int, int]]
-    """Size in bytes and time of change in nanoseconds, by path; none for what is no file."""
+    files: list[tuple[str, int, int]]
+    """Path, size in bytes and time of change in nanoseconds, in the order read; none for what is no file."""
 
     def is_known(self, known: Iterable["Source"]) -> bool:
         """Whether it is one of these: by its files, or by name where it has none on this machine."""
@@ -53,11 +54,14 @@ def model_source(config: ModelConfig) -> Source:
     return Source(name=said, options={}, files=_stamps(model_files(config)))
 
 
-def corpus_source(config: CorpusConfig) -> Source:
-    """Of a study's corpus."""
+def corpus_source(config: CorpusConfig, model: ModelConfig) -> Source:
+    """Of a study's corpus; the chat template of the model's tokenizer writes conversations, so its files are among them."""
     said = config.model_dump(mode="json", exclude=_NO_CONTENT)
     name = said.pop("files") if isinstance(config, FilesCorpus) else None
-    return Source(name=name, options=said, files=_stamps(corpus_files(config)))
+    files = _stamps(corpus_files(config))
+    if said.get("messages_column") is not None:
+        name, files = {"corpus": name, "model": model_source(model).name}, files + model_source(model).files
+    return Source(name=name, options=said, files=files)
 
 
 def is_expected_here(config: Schema) -> bool:
@@ -84,6 +88,6 @@ def _with(known: list[Source], source: Source | None) -> list[Source]:
     return known if source is None or source.is_known(known) else [*known, source]
 
 
-def _stamps(paths: Iterable[Path]) -> dict[str, tuple[int, int]]:
-    stats = {str(path.resolve()): path.stat() for path in paths}
-    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
+def _stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    stats = [(os.path.abspath(path), path.stat()) for path in paths]
+    return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]

@@ -108,9 +108,13 @@ def activation_costs(model: ModelConfig, config: HarvestConfig) -> list[tuple[st
 
 
 def row_needs(view: View) -> dict[str, Any]:
-    """What rows are a function of, for the needs of what is made from them."""
+    """What rows and their order are a function of, for the needs of what is made from them: text that grew lies in other
+    shards than text that was read at once."""
     contents = view.manifest.contents.model_dump(mode="json")
-    return {**contents, "text": view.extent.contents}
+    extents = view.manifest.extents[: view.number + 1]
+    n_before = [0, *(extent.n_shards for extent in extents)]
+    grown = [extent.n_contexts for extent, n in zip(extents, n_before, strict=False) if extent.n_shards > n]
+    return {**contents, "text": {**view.extent.contents, "grown": grown}}
 
 
 def extent_made_from(view: View, needs: Mapping[str, Any]) -> int | None:

@@ -120,7 +120,7 @@ def _readably(work: Callable[[], None]) -> None:
     try:
         work()
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_said(error)}", file=sys.stderr)
         interrupted_by = getattr(error, "signal_number", None)
         raise SystemExit(2 if interrupted_by is None else 128 + interrupted_by) from None
     except KeyboardInterrupt:
@@ -133,6 +133,13 @@ def _readably(work: Callable[[], None]) -> None:
             file=sys.stderr,
         )
         raise SystemExit(70) from None
+
+
+def _said(error: Exception) -> str:
+    """The message; of an error of the system that nobody gave one, the file and what is wrong with it."""
+    if isinstance(error, OSError) and str(error).startswith("[Errno") and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def main() -> None:

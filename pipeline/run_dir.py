@@ -26,6 +26,8 @@ class RunDirectory:
         self.config_path = path / "config.yaml"
         self.stages_path = path / "stages.jsonl"
         self.eval_csv = path / "eval.csv"
+        self.evaluated_path = path / "evaluated.json"
+        """What eval.csv tells of."""
         self.verdicts_csv = self.out / "verdicts.csv"
         self.report_html = self.out / "report.html"
 
@@ -51,12 +53,12 @@ class RunDirectory:
 
     def seconds(self, name: str) -> float | None:
         """That one thing's training took; None where that is not known."""
-        lines = read_lines(self.seconds_path(name))
+        lines = read_lines(self.seconds_path(name), ("step", "seconds"))
         return float(lines[-1]["seconds"]) if lines else None
 
     def stage_records(self) -> list[dict[str, Any]]:
         """What each stage took, in the order in which they ran."""
-        return read_lines(self.stages_path)
+        return read_lines(self.stages_path, ("stage", "seconds", "peak_memory_bytes"))
 
     def append_stage(self, record: dict[str, Any]) -> None:
         """Add a line to stages.jsonl."""

@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from core.files import DamagedFileError, read_json, write_json
 from eval.page.report import StudyFacts
 from eval.page.tables import read_table, write_table
 from pipeline.environment import Environment, counted
 from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
 from pipeline.study import Study
+from pipeline.units import Product
 
 SCHEMA_VERSION = 4
 """Of the columns of eval.csv."""
@@ -31,17 +34,22 @@ def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: None if value != value else value for name, value in values.items()}
 
 
-def write_evaluation(study: Study, run: RunDirectory, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The rows of eval.csv, with the study's name and the version of the columns."""
+def write_evaluation(
+    study: Study, run: RunDirectory, rows: Sequence[Mapping[str, Any]], made_from: Sequence[Product]
+) -> None:
+    """The rows of eval.csv, with the study's name and the version of the columns; ``made_from`` are the things they tell of."""
     table = pd.DataFrame([{**row, "study": study.name, "schema_version": SCHEMA_VERSION} for row in rows])
+    run.evaluated_path.unlink(missing_ok=True)
     write_table(run.eval_csv, table)
+    write_json(run.evaluated_path, {"fingerprints": _fingerprints(made_from)})
     say(f"eval: {run.eval_csv}")
 
 
-def read_evaluation(run: RunDirectory) -> pd.DataFrame:
-    """eval.csv. Raises ValueError where there is none yet, and for one of another version."""
-    if not run.eval_csv.exists():
-        raise ValueError(f"{run.eval_csv} does not exist; run dipole eval first")
+def read_evaluation(run: RunDirectory, made_from: Sequence[Product] | None = None) -> pd.DataFrame:
+    """eval.csv. Raises ValueError where there is none yet, for one of another version, and for one that does not tell of what
+    it would be ``made_from`` now: other things, or measured otherwise."""
+    if not run.eval_csv.exists() or not run.evaluated_path.exists():
+        raise ValueError(f"{run.eval_csv} does not exist, or is not whole; run dipole eval first")
     table = read_table(run.eval_csv, "run dipole eval again")
     version = table["schema_version"].iloc[0] if "schema_version" in table else 1
     if version != SCHEMA_VERSION:
@@ -49,7 +57,27 @@ def read_evaluation(run: RunDirectory) -> pd.DataFrame:
             f"{run.eval_csv} has columns of version {version}, this dipole reads {SCHEMA_VERSION}; run dipole eval again: what "
             "was measured is kept"
         )
+    there = read_json(run.evaluated_path, "run dipole eval again")["fingerprints"]
+    if made_from is not None and there != _fingerprints(made_from):
+        raise ValueError(
+            f"{run.eval_csv} is not of the study as given: it tells of other things, or they were measured otherwise; run "
+            "dipole eval first: what was measured is kept"
+        )
     return table
+
+
+def measured_values(path: Path) -> dict[str, float | None]:
+    """The numbers of an eval.json. Raises DamagedFileError for anything else in it."""
+    way_out = f"delete {path} and run dipole eval again"
+    values = {name: value for name, value in read_json(path, way_out).items() if name not in ("unit", "sha256")}
+    wrong = [name for name, value in values.items() if not (value is None or isinstance(value, int | float))]
+    if wrong:
+        raise DamagedFileError(f"{path} holds no number under {wrong[0]}: {way_out}")
+    return values
+
+
+def _fingerprints(products: Sequence[Product]) -> list[str]:
+    return [f"{product.name} {product.fingerprint}" for product in products]
 
 
 def read_verdicts(run: RunDirectory) -> pd.DataFrame:

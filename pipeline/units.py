@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from core.checkpoints import Slot, State
 from core.files import append_line, forget_lines_from, read_json, sync
+from core.model_folder import lacks_weights
 from core.schema import differences
 from core.trainer import BatchSource, Checkpoints, Learner, StepRecord, fit
 from pipeline.environment import environment
@@ -84,7 +85,10 @@ def look(product: Product) -> Found:
     redone."""
     file = next((file for file in product.files if file.is_file()), None)
     if file is not None:
-        unit, place = read_json(file, f"delete {file.parent} and run the stage again").get("unit"), file.parent
+        stored = read_json(file, f"delete {file.parent} and run the stage again")
+        unit, place = stored.get("unit"), file.parent
+        if lacks_weights(file.parent, stored):
+            return Found(product)
         found = Found(product, is_done=True)
     else:
         begun = product.slot.begun() if product.slot else None
@@ -92,13 +96,13 @@ def look(product: Product) -> Found:
             return Found(product)
         unit, place = begun.unit, product.slot.path
         found = Found(product, step=begun.step)
-    if not isinstance(unit, dict) or not {"fingerprint", "needs"} <= unit.keys():
+    if not isinstance(unit, dict) or not all(isinstance(unit.get(part), dict) for part in ("needs", "environment")):
         raise ValueError(
             f"{place} does not say what it was made from: it is of an earlier version of dipole. Delete it, or give another "
             "name or run_dir"
         )
-    found = found._replace(environment=unit.get("environment", {}))
-    if unit["fingerprint"] == product.fingerprint:
+    found = found._replace(environment=unit["environment"])
+    if unit.get("fingerprint") == product.fingerprint:
         return found
     note = product.kept(unit["needs"])
     if note is not None:
@@ -118,6 +122,11 @@ class Unit(NamedTuple):
     products: Sequence[Product]
     make: Callable[[Sequence[Product], Tick], None]
     """Makes the products given, those that are missing."""
+
+
+def products_of(units: Sequence[Unit]) -> list[Product]:
+    """All of them, in order."""
+    return [product for unit in units for product in unit.products]
 
 
 def make_missing(units: Sequence[Unit], *, title: str, counted: str) -> None:

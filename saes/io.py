@@ -36,8 +36,8 @@ def read_sae(folder: Path | str, device: torch.device | str = "cpu") -> SavedSAE
     """As `load_sae`, with the metadata."""
     folder = Path(folder)
     config = read_config(folder, "SAE", "runs/<study>/saes/<sae_id>")
-    architecture = architecture_of(config["sae"])
+    architecture = architecture_of(config.of(dict, "sae"))
     tensors = read_weights(folder, config, architecture.shapes)
     sae = SAE(architecture)
     sae.load_state_dict(tensors)
-    return SavedSAE(sae.to(device).requires_grad_(False), config["metadata"])
+    return SavedSAE(sae.to(device).requires_grad_(False), config.of(dict, "metadata"))

@@ -46,7 +46,7 @@ def load_network(folder: Path | str) -> SavedNetwork:
     tensors = read_weights(folder, config, None)
     try:
         network = Network(tensors["hidden"], tensors["output"])
-        preparation = Preparation(tensors["shift"], tensors["projection"], config["has_bias"])
+        preparation = Preparation(tensors["shift"], tensors["projection"], config.of(bool, "has_bias"))
     except KeyError as error:
         raise mismatch(folder, error) from error
-    return SavedNetwork(network, preparation, config["metadata"], tensors.get("point"))
+    return SavedNetwork(network, preparation, config.of(dict, "metadata"), tensors.get("point"))

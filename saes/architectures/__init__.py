@@ -12,7 +12,7 @@ def architecture_of(values: dict[str, Any]) -> Architecture:
     """The architecture that `Architecture.as_dict` described. Raises ValueError saying what was given and what is allowed."""
     given = dict(values)
     name = given.pop("architecture", None)
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise ValueError(f"architecture is {name!r}; allowed are {', '.join(ARCHITECTURES)}")
     kind = ARCHITECTURES[name]
     settings = {"d_in", "d_sae", *(field.name for field in own_fields(kind))}

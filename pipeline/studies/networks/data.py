@@ -11,7 +11,7 @@ from hookpoints.config import LabelConfig, Split
 from hookpoints.labels import row_strata
 from hookpoints.models import load_tokenizer
 from hookpoints.shards import ActivationDataset
-from pipeline.studies.networks.study import ActivationData, CSVData, NetworkStudy, SyntheticData
+from pipeline.studies.networks.study import ActivationData, CSVData, Data, NetworkStudy, SyntheticData
 from saes.io import load_sae
 from twolayer.config import CLASSIFICATION
 from twolayer.data import Preparation, Rows, fit_preparation, synthetic_rows
@@ -118,14 +118,20 @@ def _targets(column: "pd.Series", path: Path, *, classes: bool) -> Tensor:
     return torch.from_numpy(column.to_numpy(dtype="float64", copy=True))
 
 
-def _activations(data: ActivationData, label: LabelConfig, dataset: ActivationDataset) -> tuple[list[Rows], str]:
+def hook_of(data: Data, dataset: ActivationDataset) -> str:
+    """Whose rows are probed. Raises ValueError where the study's hook is not harvested, or does not say which."""
+    assert isinstance(data, ActivationData)
     if data.hook_name is not None and data.hook_name not in dataset.hook_names:
         raise ValueError(
             f"data.hook_name: {data.hook_name!r} is not harvested; there is {', '.join(dataset.hook_names)}"
         )
     if data.hook_name is None and len(dataset.hook_names) > 1:
         raise ValueError(f"data.hook_name: the activations hold {', '.join(dataset.hook_names)}; name one of them")
-    hook_name = data.hook_name or dataset.hook_names[0]
+    return data.hook_name or dataset.hook_names[0]
+
+
+def _activations(data: ActivationData, label: LabelConfig, dataset: ActivationDataset) -> tuple[list[Rows], str]:
+    hook_name = hook_of(data, dataset)
     tokenizer = load_tokenizer(data.model)
     encode = load_sae(data.sae).encode if data.sae else None
     generator = torch.Generator().manual_seed(data.seed)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -16,10 +16,11 @@ from core.trainer import NoBatches, StepRecord
 from hookpoints.shards import ActivationDataset
 from pipeline.activations import open_activations, row_needs
 from pipeline.run_dir import RunDirectory
-from pipeline.studies.networks.data import Task, load_task
+from pipeline.studies.networks.data import Task, hook_of, load_task
 from pipeline.studies.networks.learners import NetworkLearner, Shared, make_network_learner, point_of, share
+from pipeline.studies.networks.methods import ConvexMethod
 from pipeline.studies.networks.study import ActivationData, CSVData, NetworkSpec, NetworkStudy
-from pipeline.units import Needs, Product, Tick, Training, Unit, checkpoints_of, learn
+from pipeline.units import Found, Needs, Product, Tick, Training, Unit, checkpoints_of, learn, look
 from twolayer.data import Rows
 from twolayer.io import SavedNetwork, load_network, save_network
 
@@ -45,6 +46,7 @@ class Tasks:
         needs: dict[str, Any] = {"data": data.model_dump(mode="json", exclude=paths)}
         if self.dataset is not None:
             needs["rows"] = row_needs(self.dataset.view)
+            needs["hook_name"] = hook_of(self._study.data, self.dataset)
         match data:
             case ActivationData(sae=sae) if sae is not None:
                 needs["sae"] = (
@@ -71,27 +73,40 @@ class Tasks:
         return self._loaded[name]
 
 
-def path_units(study: NetworkStudy, run: RunDirectory, tasks: Tasks) -> list[Unit]:
-    """One for each task, method and seed."""
+class BetaPath(NamedTuple):
+    """Networks of one task, method and seed, by descending beta, and what there is of each."""
+
+    unit: Unit
+    found: list[Found]
+
+
+def paths_of(study: NetworkStudy, run: RunDirectory, tasks: Tasks) -> list[BetaPath]:
+    """All of a study."""
     specs = study.specs()
-    units = []
+    paths = []
     for key in dict.fromkeys((spec.task, spec.method.family, spec.seed) for spec in specs):
         path = [spec for spec in specs if (spec.task, spec.method.family, spec.seed) == key]
+        found: list[Found] = []
+        for spec in path:
+            found.append(look(_product(study, run, tasks, spec, found[-1].product if found else None)))
         work = _PathWork(study, run, tasks, path)
-        units.append(Unit([_product(study, run, tasks, path[: n + 1]) for n in range(len(path))], work.make))
-    return units
+        paths.append(BetaPath(Unit([one.product for one in found], work.make), found))
+    return paths
 
 
-def _product(study: NetworkStudy, run: RunDirectory, tasks: Tasks, path: list[NetworkSpec]) -> Product:
-    """The last network of a path, which depends on those before."""
-    spec = path[-1]
+def _product(
+    study: NetworkStudy, run: RunDirectory, tasks: Tasks, spec: NetworkSpec, before: Product | None
+) -> Product:
+    """A network, a function of the one before it where it starts there."""
+    starts_there = before is not None and isinstance(spec.method, ConvexMethod) and spec.method.patterns != "descent"
     needs = {
         **tasks.needs,
         **tasks.label_needs(spec.task),
         "task": spec.task,
         "method": spec.method.model_dump(mode="json"),
         "loss": study.train.loss,
-        "betas": [one.beta for one in path],
+        "beta": spec.beta,
+        "start": {"beta": before.needs["beta"], "fingerprint": before.fingerprint} if before and starts_there else None,
         "seed": spec.seed,
         "tolerance": study.train.tolerance,
         "max_steps": study.train.max_steps,
@@ -101,12 +116,12 @@ def _product(study: NetworkStudy, run: RunDirectory, tasks: Tasks, path: list[Ne
 
 
 def _why_kept(needs: Needs, there: Needs) -> str | None:
-    """A network at the same beta, reached over others: it may differ in where it started."""
-    is_other = {k: v for k, v in needs.items() if k != "betas"} != {k: v for k, v in there.items() if k != "betas"}
-    betas = there.get("betas")
-    if is_other or not isinstance(betas, list) or betas[-1:] != needs["betas"][-1:]:
+    """A network that differs in where it started: the optimum is the same, and the certificate says how near it is."""
+    is_other = {k: v for k, v in needs.items() if k != "start"} != {k: v for k, v in there.items() if k != "start"}
+    if is_other or "start" not in there:
         return None
-    return f"as reached over the betas {', '.join(map(exactly, betas))}"
+    start = there["start"]
+    return f"as started from the network at beta {exactly(start['beta'])}" if start else "as started from nothing"
 
 
 class _PathWork:

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from core.files import read_json, read_lines, write_json
-from core.model_folder import read_config
+from core.files import read_lines, write_json
+from core.model_folder import Config, read_config
 from eval.networks.metrics import evaluate_network
 from eval.networks.report import NetworkProvenance, network_report
 from eval.networks.verdicts import network_sentences
@@ -14,10 +14,10 @@ from eval.page.report import write_report
 from pipeline.activations import activation_costs, harvest_activations, say_if_new
 from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
-from pipeline.studies.networks.paths import Tasks, path_units
+from pipeline.studies.networks.paths import Tasks, paths_of
 from pipeline.studies.networks.study import ActivationData, CSVData, NetworkSpec, NetworkStudy
 from pipeline.study import Summary
-from pipeline.table import for_people, read_evaluation, study_facts, without_nan, write_evaluation
+from pipeline.table import for_people, measured_values, read_evaluation, study_facts, without_nan, write_evaluation
 from pipeline.units import (
     Found,
     Product,
@@ -25,6 +25,7 @@ from pipeline.units import (
     clear_checkpoints,
     look,
     make_missing,
+    products_of,
     redone,
     require_trained,
     say_found,
@@ -33,7 +34,11 @@ from twolayer.certificate import Certificate
 from twolayer.io import load_network
 
 _EVALUATION = "eval.json"
-_AFTER_TRAINING = ["network_id", "task", "family", "beta", "seed", "loss", "n_train", "d", "n_steps"]
+_AFTER_TRAINING: dict[str, type] = {
+    **dict.fromkeys(("network_id", "task", "family", "loss"), str),
+    **dict.fromkeys(("seed", "n_train", "d", "n_steps"), int),
+    "beta": float,
+}
 _SHOWN = {
     "task": "task",
     "label": "method",
@@ -72,18 +77,19 @@ def evaluate(study: NetworkStudy, run: RunDirectory) -> None:
     require_trained(there.found, "networks")
     units = [_evaluation(study, run, there, spec) for spec in study.specs()]
     make_missing(units, title="eval", counted="networks")
-    write_evaluation(study, run, [_row(run, spec) for spec in study.specs()])
+    write_evaluation(study, run, [_row(run, spec) for spec in study.specs()], products_of(units))
 
 
 def report(study: NetworkStudy, run: RunDirectory) -> None:
     """eval.csv and the networks' metrics -> report.html, verdicts.csv, plots."""
-    table = read_evaluation(run)
     there, specs = _look(study, run), study.specs()
-    descriptions = {spec.task: _metadata(run, spec)["description"] for spec in specs}
+    require_trained(there.found, "networks")
+    descriptions = {spec.task: _config(run, spec).of(str, "metadata", "description") for spec in specs}
     evaluations = [_evaluation(study, run, there, spec) for spec in specs]
+    table = read_evaluation(run, products_of(evaluations))
     made = {
         "networks": [one.environment for one in there.found],
-        "evaluations": [look(product).environment for unit in evaluations for product in unit.products],
+        "evaluations": [look(product).environment for product in products_of(evaluations)],
     }
     facts = study_facts(study, run, made, [f"networks/{name}" for name in _others(study, run)])
     dataset = there.tasks.dataset
@@ -108,8 +114,8 @@ class _There(NamedTuple):
 
 def _look(study: NetworkStudy, run: RunDirectory) -> _There:
     tasks = Tasks(study)
-    units = path_units(study, run, tasks)
-    return _There(tasks, units, [look(product) for unit in units for product in unit.products])
+    paths = paths_of(study, run, tasks)
+    return _There(tasks, [path.unit for path in paths], [one for path in paths for one in path.found])
 
 
 def _others(study: NetworkStudy, run: RunDirectory) -> list[str]:
@@ -123,10 +129,10 @@ def _trace(run: RunDirectory, specs: Sequence[NetworkSpec]) -> pd.DataFrame:
     lines: list[dict[str, Any]] = []
     for spec in specs:
         name = spec.network_id
-        seconds = {line["step"]: line["seconds"] for line in read_lines(run.seconds_path(name))}
+        seconds = {line["step"]: line["seconds"] for line in read_lines(run.seconds_path(name), ("step", "seconds"))}
         lines += [
             {"network_id": name, **line, "seconds": seconds.get(line["step"])}
-            for line in read_lines(run.metrics_path(name))
+            for line in read_lines(run.metrics_path(name), ("step",))
         ]
     return pd.DataFrame(lines, columns=None if lines else ["network_id", "step", "seconds"])
 
@@ -177,23 +183,22 @@ def _evaluation(study: NetworkStudy, run: RunDirectory, there: _There, spec: Net
     return Unit([product], make)
 
 
-def _metadata(run: RunDirectory, spec: NetworkSpec) -> dict[str, Any]:
-    folder = run.folder("networks", spec.network_id)
-    return read_config(folder, "network", "runs/<study>/networks/<network_id>")["metadata"]
+def _config(run: RunDirectory, spec: NetworkSpec) -> Config:
+    return read_config(run.folder("networks", spec.network_id), "network", "runs/<study>/networks/<network_id>")
 
 
 def _row(run: RunDirectory, spec: NetworkSpec) -> dict[str, Any]:
     """Of eval.csv; no bound where the method proves none."""
-    metadata = _metadata(run, spec)
-    measured = read_json(run.folder("networks", spec.network_id) / _EVALUATION)
+    config = _config(run, spec)
+    metadata = config.of(dict, "metadata")
     is_certified = spec.method.is_certified
     proof = {name: metadata.get(name) if is_certified else None for name in Certificate._fields}
     return {
-        **{name: metadata[name] for name in _AFTER_TRAINING},
+        **{name: config.of(kind, "metadata", name) for name, kind in _AFTER_TRAINING.items()},
         **proof,
-        "objective": metadata["objective"],
+        "objective": config.of(float, "metadata", "objective"),
         "method": spec.method.method,
         "label": spec.method.label,
         "is_certified": is_certified,
-        **{name: value for name, value in measured.items() if name != "unit"},
+        **measured_values(run.folder("networks", spec.network_id) / _EVALUATION),
     }

@@ -90,6 +90,9 @@ class ActivationData(_Data):
     """Keep this many principal components of the rows, each of unit variance; null keeps every column."""
 
 
+Data = SyntheticData | CSVData | ActivationData
+
+
 class NetworkTrainConfig(Schema):
     """Which networks to train, and how."""
 
@@ -139,7 +142,7 @@ class NetworkStudy(Study):
 
     kind: Literal["networks"]
     """What is studied."""
-    data: Annotated[SyntheticData | CSVData | ActivationData, Field(discriminator="source")]
+    data: Annotated[Data, Field(discriminator="source")]
     """Rows and targets."""
     train: NetworkTrainConfig
     """Which networks to train, and how."""

@@ -24,6 +24,7 @@ from pipeline.study import Summary
 from pipeline.table import (
     SCHEMA_VERSION,
     for_people,
+    measured_values,
     read_evaluation,
     read_verdicts,
     study_facts,
@@ -37,6 +38,7 @@ from pipeline.units import (
     clear_checkpoints,
     look,
     make_missing,
+    products_of,
     redone,
     require_trained,
     say_found,
@@ -83,21 +85,22 @@ def evaluate(study: SAEStudy, run: RunDirectory) -> None:
     specs = _trained(run, there.specs)
     evaluations = [_evaluation(study, run, there.dataset, spec, there.of[spec.sae_id]) for spec in specs]
     make_missing(evaluations, title="eval", counted="SAEs")
-    write_evaluation(study, run, _rows(study, run, specs))
+    write_evaluation(study, run, _rows(study, run, specs), products_of(evaluations))
     for title, said in concentration(read_evaluation(run)).items():
         say(f"eval: warning: {title}. {said[0]}")
 
 
 def report(study: SAEStudy, run: RunDirectory) -> None:
     """eval.csv -> report.html, verdicts.csv, plots."""
-    table = read_evaluation(run)
     there = _look(study, run)
+    require_trained(there.found, "SAEs")
     trained = _trained(run, there.specs)
     evaluations = [_evaluation(study, run, there.dataset, spec, there.of[spec.sae_id]) for spec in trained]
+    table = read_evaluation(run, products_of(evaluations))
     made = {
         "harvest": there.dataset.view.manifest.environments,
         "SAEs": [one.environment for one in there.found],
-        "evaluations": [look(product).environment for unit in evaluations for product in unit.products],
+        "evaluations": [look(product).environment for product in products_of(evaluations)],
     }
     facts = study_facts(study, run, made, [f"saes/{name}" for name in _others(run, there.specs)])
     provenance = Provenance(facts, there.dataset.view, _stopped(run, there.specs))
@@ -205,8 +208,8 @@ def _rows(study: SAEStudy, run: RunDirectory, specs: list[SAESpec]) -> list[dict
 def _row(study: SAEStudy, run: RunDirectory, spec: SAESpec, label: str) -> dict[str, Any]:
     folder = _folder(run, spec.sae_id)
     config = read_config(folder, "SAE", "runs/<study>/saes/<sae_id>")
-    cfg, metadata = architecture_of(config["sae"]), config["metadata"]
-    measured = {name: value for name, value in read_json(folder / _EVALUATION).items() if name != "unit"}
+    cfg = architecture_of(config.of(dict, "sae"))
+    measured = measured_values(folder / _EVALUATION)
     return {
         "sae_id": spec.sae_id,
         "architecture": cfg.name,
@@ -218,10 +221,10 @@ def _row(study: SAEStudy, run: RunDirectory, spec: SAESpec, label: str) -> dict[
         "sparsity_coefficient": spec.sparsity_coefficient,
         **measured,
         **spec.columns(study.train.learner),
-        "n_dead_resets": metadata["n_dead_resets"],
-        "final_sparsity_coefficient": metadata["final_sparsity_coefficient"],
-        "n_steps": metadata["n_steps"],
-        "n_training_rows": metadata["n_training_rows"],
+        "n_dead_resets": config.of(int, "metadata", "n_dead_resets"),
+        "final_sparsity_coefficient": config.of(float, "metadata", "final_sparsity_coefficient"),
+        "n_steps": config.of(int, "metadata", "n_steps"),
+        "n_training_rows": config.of(int, "metadata", "n_training_rows"),
         "family": spec.family,
         "label": label,
         "is_signed": cfg.is_signed,

@@ -62,24 +62,27 @@ def train(study: XORStudy, run: RunDirectory) -> None:
 
 def evaluate(study: XORStudy, run: RunDirectory) -> None:
     """Measured descents -> eval.csv, one row per descent and step."""
-    require_trained(_found(_units(study, run)), "descents")
+    found = _found(_units(study, run))
+    require_trained(found, "descents")
     rows = []
     for run_id, learning_rate, seed in study.run_ids():
         for one in _measured(run, run_id):
             values = {name: value for name, value in one.items() if name != "projections"}
             rows.append({"run_id": run_id, "learning_rate": learning_rate, "seed": seed, **values})
-    write_evaluation(study, run, rows)
+    write_evaluation(study, run, rows, [one.product for one in found])
 
 
 def report(study: XORStudy, run: RunDirectory) -> None:
     """eval.csv and projections -> report.html, verdicts.csv, plots."""
-    table = read_evaluation(run)
+    found = _found(_units(study, run))
+    require_trained(found, "descents")
+    table = read_evaluation(run, [one.product for one in found])
     projections: dict[float, dict[int, list[list[float]]]] = {}
     for run_id, learning_rate, _ in study.run_ids():
         for one in _measured(run, run_id):
             if one["projections"] is not None:
                 projections.setdefault(learning_rate, {}).setdefault(one["step"], []).extend(one["projections"])
-    made = {"descents": [one.environment for one in _found(_units(study, run))]}
+    made = {"descents": [one.environment for one in found]}
     facts = study_facts(study, run, made, [f"descents/{name}" for name in _others(study, run)])
     files = write_report(run.out, xor_report(table, projections, study.data, facts))
     say(f"report: {files.html}")

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from core.files import read_json
 from hookpoints.shards import ActivationDataset
 from tests.pipeline.studies.common import dipole, sets, stamps, study, weights
 
@@ -139,3 +140,46 @@ def test_what_would_alter_what_is_there_is_refused(grown, override, line):
     assert line in result.output
     assert "set activations to another folder" in result.output or "give another name or run_dir" in result.output
     assert stamps(run, "saes/**/*") | stamps(run, "activations/**/[!.]*") | stamps(run, "*.csv") == before
+
+
+@pytest.mark.parametrize(
+    "override", ["eval.min_fires=3", "train.seeds=[1]", "train.saes.0.sparsity_coefficients=[0.5]"]
+)
+def test_a_report_is_of_the_study_as_given(grown, override):
+    """The table is of another one until it is evaluated again; then the report is made."""
+    path, run = grown
+    page = (run / "report.html").read_bytes()
+    for out in ([], ["--out", run.parent / "out"]):
+        result = dipole("report", path, "--set", override, *out)
+        assert result.exit_code == 2
+        assert "eval.csv is not of the study as given" in result.output
+        assert "run dipole eval first: what was measured is kept" in result.output
+    assert (run / "report.html").read_bytes() == page
+    assert dipole("eval", path, "--set", override).exit_code == 0
+    assert dipole("report", path, "--set", override).exit_code == 0
+
+
+def test_an_sae_of_text_that_grew_is_not_one_of_text_read_at_once(grown, tmp_path, tiny_model_folder, corpus_file):
+    """Its rows lie in other shards, so it sees them in another order: what it is made from says so."""
+    path, run = grown
+    tokens = sets("harvest.n_tokens=6144", "train.seeds=[2]")
+    assert dipole("run", path, *tokens).exit_code == 0
+    (tmp_path / "fresh").mkdir()
+    fresh = study(tmp_path / "fresh", tiny_model_folder, corpus_file)
+    assert dipole("run", fresh, *tokens).exit_code == 0
+    here, there = (
+        {p.parent.name: read_json(p)["unit"] for p in r.glob("saes/*/cfg.json")} for r in (run, tmp_path / "fresh/run")
+    )
+    for name, unit in there.items():
+        assert here[name]["fingerprint"] != unit["fingerprint"]
+        assert len(here[name]["needs"]["rows"]["text"]["grown"]) == 2
+
+
+def test_weights_that_are_gone_are_made_again(grown):
+    path, run = grown
+    before = weights(run)
+    victim = next(run.glob("saes/*/weights.safetensors"))
+    victim.unlink()
+    result = dipole("run", path)
+    assert "train: 1 of 16 SAEs to make" in result.output
+    assert weights(run) == before

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.files import read_json
+from tests.models import save_tiny_model
 from tests.pipeline.studies.common import dipole, sets, study
 
 
@@ -151,3 +152,66 @@ def test_one_directory_holds_one_kind_of_study(grown):
     result = dipole("run", xor)
     assert result.exit_code == 2
     assert "holds a study of another kind (kind: there saes, now xor)" in result.output
+
+
+def test_files_in_another_order_are_another_text(tmp_path, tiny_model_folder, corpus_file):
+    lines = corpus_file.read_text().splitlines(keepends=True)
+    for name, part in (("a", lines[:100]), ("b", lines[100:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(part))
+    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    path = study(tmp_path, tiny_model_folder, a)
+    path.write_text(path.read_text().replace(f"- {a}\n", f"- {a}\n  - {b}\n"))
+    assert dipole("harvest", path).exit_code == 0
+    for other in (f"[{b}, {a}]", f"[{a}, {a}, {b}]"):
+        result = dipole("train", path, "--set", f"corpus.files={other}")
+        assert result.exit_code == 2
+        assert "the text is not the one that" in result.output
+    result = dipole("harvest", path, "--set", f"corpus.files=['{tmp_path}/?.jsonl']")
+    assert result.exit_code == 0, result.output
+
+
+def test_special_tokens_in_other_roles_are_another_tokenizer(tmp_path, tiny_model_folder, corpus_file):
+    path = study(tmp_path, tiny_model_folder, corpus_file)
+    changes = sets("harvest.prepend_bos=true")
+    assert dipole("harvest", path, *changes).exit_code == 0
+    shutil.copytree(tiny_model_folder, tmp_path / "swapped")
+    file = tmp_path / "swapped/tokenizer_config.json"
+    swapped = file.read_text().replace('"</s>"', '"<x>"').replace('"<s>"', '"</s>"').replace('"<x>"', '"<s>"')
+    file.write_text(swapped)
+    result = dipole("train", path, *changes, *sets(f"model.local={tmp_path / 'swapped'}"))
+    assert result.exit_code == 2
+    assert "model.tokenizer: there " in result.output
+
+
+def test_conversations_of_another_chat_template_are_another_text(tmp_path, tiny_model_folder):
+    import json
+
+    from tests.models import random_documents
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model_folder, model)
+    template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+    (model / "chat_template.jinja").write_text(template)
+    chats = tmp_path / "chats.jsonl"
+    rows = [{"messages": [{"role": "user", "content": text}]} for text in random_documents(200)]
+    chats.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = study(tmp_path, model, chats)
+    path.write_text(path.read_text().replace("corpus:\n", "corpus:\n  messages_column: messages\n"))
+    assert dipole("harvest", path).exit_code == 0
+    (model / "chat_template.jinja").write_text("w1 " + template)
+    result = dipole("train", path)
+    assert result.exit_code == 2, result.output
+    assert "the text is not the one that" in result.output
+
+
+@pytest.mark.parametrize("gone", ["harvest.json", "contexts/contexts.json"])
+def test_rows_of_nobody_knows_what_are_not_adopted(grown, tmp_path, tiny_model_folder, gone):
+    """A folder that somebody began to delete, and another model."""
+    path, run = grown
+    for file in [*(run / "activations").glob("*.json"), run / "activations" / gone]:
+        if gone == "harvest.json" or file.name in ("manifest.json", "contexts.json"):
+            file.unlink(missing_ok=True)
+    other = save_tiny_model(tmp_path / "other", seed=1) if gone == "harvest.json" else tiny_model_folder
+    result = dipole("harvest", path, "--set", f"model.local={other}")
+    assert result.exit_code == 2
+    assert f"holds rows and no {Path(gone).name}, so nobody knows of what: delete that folder" in result.output

@@ -128,6 +128,9 @@ def test_probe_of_activations_with_labels_of_ones_own(tmp_path, tiny_model_folde
     table = pd.read_csv(tmp_path / "run/eval.csv").set_index("method")
     assert table.loc["convex", "train_score"] > 0.7
     assert set(table["task"]) == {"labels"}
+    other = dipole("run", path, "--set", "data.harvest.hookpoints=[{site: mlp_out}]")
+    assert other.exit_code == 2
+    assert "hook_name: there 'blocks.0.hook_resid_post', now 'blocks.1.hook_mlp_out'" in other.output
 
 
 @pytest.mark.parametrize(
@@ -189,7 +192,7 @@ def test_a_study_grows_by_betas_seeds_and_methods(finished, tmp_path):
     overrides = ["--set", "train.betas=[0.2, 0.5, 1.0, 2.0, 9.0]", "--set", "train.seeds=[0, 1]"]
     result = dipole("run", networks(tmp_path), *overrides)
     assert result.exit_code == 0, result.output
-    assert "train: kept as reached over the betas " in result.output
+    assert "train: kept as started from the network at beta " in result.output
     after = weights(tmp_path / "run")
     assert before.items() < after.items()
     table = pd.read_csv(tmp_path / "run/eval.csv")
@@ -199,6 +202,23 @@ def test_a_study_grows_by_betas_seeds_and_methods(finished, tmp_path):
     refused = dipole("train", networks(tmp_path), "--set", "train.tolerance=0.5")
     assert refused.exit_code == 2
     assert "tolerance: there 0.0001, now 0.5" in refused.output
+
+
+def test_a_network_says_which_one_it_started_from(finished, tmp_path):
+    """Kept ones keep what they say; a new one names the network that it starts from, as that one is."""
+    _, run = finished
+    shutil.copytree(run, tmp_path / "run")
+    assert dipole("train", networks(tmp_path), "--set", "train.betas=[0.25, 0.5, 1.0, 2.0]").exit_code == 0
+    of = {
+        (config["metadata"]["method"].get("solver"), config["metadata"]["beta"]): config["unit"]
+        for config in map(read_json, (tmp_path / "run").glob("networks/*/cfg.json"))
+        if config["metadata"]["method"]["method"] == "convex" and config["metadata"]["seed"] == 0
+    }
+    chain = {beta: unit for (solver, beta), unit in of.items() if solver == "rbcd"}
+    before = {0.25: 0.5, 1.0: 2.0, 0.5: 2.0}
+    for beta, start in before.items():
+        assert chain[beta]["needs"]["start"] == {"beta": start, "fingerprint": chain[start]["fingerprint"]}
+    assert chain[2.0]["needs"]["start"] is None
 
 
 def test_other_measurements_redo_evaluations_alone(finished, tmp_path):

@@ -47,12 +47,13 @@ def test_stages_out_of_order(tmp_path, tiny_model_folder, corpus_file):
     for command, message in (
         ("train", "run dipole harvest first"),
         ("eval", "run dipole harvest first"),
-        ("report", "run dipole eval first"),
+        ("report", "run dipole harvest first"),
     ):
         result = dipole(command, path)
         assert result.exit_code == 2
         assert message in result.output
     assert dipole("harvest", path).exit_code == 0
+    assert "16 of 16 SAEs are not trained yet" in dipole("report", path).output
     result = dipole("eval", path)
     assert "16 of 16 SAEs are not trained yet" in result.output
     assert not (tmp_path / "run" / "eval.csv").exists()
