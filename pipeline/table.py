@@ -14,7 +14,6 @@ from pipeline.environment import Environment, counted
 from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
 from pipeline.study import Study
-from pipeline.units import Product
 
 SCHEMA_VERSION = 4
 """Of the columns of eval.csv."""
@@ -35,17 +34,18 @@ def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_evaluation(
-    study: Study, run: RunDirectory, rows: Sequence[Mapping[str, Any]], made_from: Sequence[Product]
+    study: Study, run: RunDirectory, rows: Sequence[Mapping[str, Any]], made_from: Sequence[str]
 ) -> None:
-    """The rows of eval.csv, with the study's name and the version of the columns; ``made_from`` are the things they tell of."""
+    """The rows of eval.csv, with the study's name and the version of the columns; ``made_from`` is told by
+    `pipeline.units.made_from`."""
     table = pd.DataFrame([{**row, "study": study.name, "schema_version": SCHEMA_VERSION} for row in rows])
     run.evaluated_path.unlink(missing_ok=True)
     write_table(run.eval_csv, table)
-    write_json(run.evaluated_path, {"fingerprints": _fingerprints(made_from)})
+    write_json(run.evaluated_path, {"fingerprints": list(made_from)})
     say(f"eval: {run.eval_csv}")
 
 
-def read_evaluation(run: RunDirectory, made_from: Sequence[Product] | None = None) -> pd.DataFrame:
+def read_evaluation(run: RunDirectory, made_from: Sequence[str] | None = None) -> pd.DataFrame:
     """eval.csv. Raises ValueError where there is none yet, for one of another version, and for one that does not tell of what
     it would be ``made_from`` now: other things, or measured otherwise."""
     if not run.eval_csv.exists() or not run.evaluated_path.exists():
@@ -58,7 +58,7 @@ def read_evaluation(run: RunDirectory, made_from: Sequence[Product] | None = Non
             "was measured is kept"
         )
     there = read_json(run.evaluated_path, "run dipole eval again")["fingerprints"]
-    if made_from is not None and there != _fingerprints(made_from):
+    if made_from is not None and there != list(made_from):
         raise ValueError(
             f"{run.eval_csv} is not of the study as given: it tells of other things, or they were measured otherwise; run "
             "dipole eval first: what was measured is kept"
@@ -74,10 +74,6 @@ def measured_values(path: Path) -> dict[str, float | None]:
     if wrong:
         raise DamagedFileError(f"{path} holds no number under {wrong[0]}: {way_out}")
     return values
-
-
-def _fingerprints(products: Sequence[Product]) -> list[str]:
-    return [f"{product.name} {product.fingerprint}" for product in products]
 
 
 def read_verdicts(run: RunDirectory) -> pd.DataFrame:

@@ -129,6 +129,11 @@ def products_of(units: Sequence[Unit]) -> list[Product]:
     return [product for unit in units for product in unit.products]
 
 
+def made_from(products: Sequence[Product]) -> list[str]:
+    """What a table of them tells of: names and fingerprints."""
+    return [f"{product.name} {product.fingerprint}" for product in products]
+
+
 def make_missing(units: Sequence[Unit], *, title: str, counted: str) -> None:
     """Make what is missing, unit by unit, with one display that counts ``counted`` things."""
     todo = [(unit, [one.product for one in map(look, unit.products) if not one.is_done]) for unit in units]

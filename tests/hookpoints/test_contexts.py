@@ -57,7 +57,7 @@ def test_packed_pieces_are_the_documents_in_order(tmp_path_factory, seed, prefix
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 1000), st.lists(st.integers(1, 40), min_size=2, max_size=4))
+@given(st.integers(0, 1000), st.lists(st.integers(1, 40), min_size=2, max_size=4, unique=True))
 def test_contexts_grow_without_a_change_to_those_before(tmp_path_factory, seed, sizes):
     """In steps, with documents appended between them: what is there stays, and the end is what one step gives."""
     folder = tmp_path_factory.mktemp("contexts")

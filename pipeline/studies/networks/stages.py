@@ -24,6 +24,7 @@ from pipeline.units import (
     Unit,
     clear_checkpoints,
     look,
+    made_from,
     make_missing,
     products_of,
     redone,
@@ -77,7 +78,7 @@ def evaluate(study: NetworkStudy, run: RunDirectory) -> None:
     require_trained(there.found, "networks")
     units = [_evaluation(study, run, there, spec) for spec in study.specs()]
     make_missing(units, title="eval", counted="networks")
-    write_evaluation(study, run, [_row(run, spec) for spec in study.specs()], products_of(units))
+    write_evaluation(study, run, [_row(run, spec) for spec in study.specs()], made_from(products_of(units)))
 
 
 def report(study: NetworkStudy, run: RunDirectory) -> None:
@@ -86,7 +87,7 @@ def report(study: NetworkStudy, run: RunDirectory) -> None:
     require_trained(there.found, "networks")
     descriptions = {spec.task: _config(run, spec).of(str, "metadata", "description") for spec in specs}
     evaluations = [_evaluation(study, run, there, spec) for spec in specs]
-    table = read_evaluation(run, products_of(evaluations))
+    table = read_evaluation(run, made_from(products_of(evaluations)))
     made = {
         "networks": [one.environment for one in there.found],
         "evaluations": [look(product).environment for product in products_of(evaluations)],

@@ -37,6 +37,7 @@ from pipeline.units import (
     Unit,
     clear_checkpoints,
     look,
+    made_from,
     make_missing,
     products_of,
     redone,
@@ -85,7 +86,7 @@ def evaluate(study: SAEStudy, run: RunDirectory) -> None:
     specs = _trained(run, there.specs)
     evaluations = [_evaluation(study, run, there.dataset, spec, there.of[spec.sae_id]) for spec in specs]
     make_missing(evaluations, title="eval", counted="SAEs")
-    write_evaluation(study, run, _rows(study, run, specs), products_of(evaluations))
+    write_evaluation(study, run, _rows(study, run, specs), made_from(products_of(evaluations)))
     for title, said in concentration(read_evaluation(run)).items():
         say(f"eval: warning: {title}. {said[0]}")
 
@@ -96,7 +97,7 @@ def report(study: SAEStudy, run: RunDirectory) -> None:
     require_trained(there.found, "SAEs")
     trained = _trained(run, there.specs)
     evaluations = [_evaluation(study, run, there.dataset, spec, there.of[spec.sae_id]) for spec in trained]
-    table = read_evaluation(run, products_of(evaluations))
+    table = read_evaluation(run, made_from(products_of(evaluations)))
     made = {
         "harvest": there.dataset.view.manifest.environments,
         "SAEs": [one.environment for one in there.found],

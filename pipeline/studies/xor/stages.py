@@ -27,6 +27,7 @@ from pipeline.units import (
     clear_checkpoints,
     learn,
     look,
+    made_from,
     make_missing,
     require_trained,
     say_found,
@@ -69,14 +70,14 @@ def evaluate(study: XORStudy, run: RunDirectory) -> None:
         for one in _measured(run, run_id):
             values = {name: value for name, value in one.items() if name != "projections"}
             rows.append({"run_id": run_id, "learning_rate": learning_rate, "seed": seed, **values})
-    write_evaluation(study, run, rows, [one.product for one in found])
+    write_evaluation(study, run, rows, made_from([one.product for one in found]))
 
 
 def report(study: XORStudy, run: RunDirectory) -> None:
     """eval.csv and projections -> report.html, verdicts.csv, plots."""
     found = _found(_units(study, run))
     require_trained(found, "descents")
-    table = read_evaluation(run, [one.product for one in found])
+    table = read_evaluation(run, made_from([one.product for one in found]))
     projections: dict[float, dict[int, list[list[float]]]] = {}
     for run_id, learning_rate, _ in study.run_ids():
         for one in _measured(run, run_id):
