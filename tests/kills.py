@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -171,12 +171,14 @@ def _run(study: Path, folder: Path, at_event: Callable[[int], None], count: Path
         count.write_text(str(number[0]))
 
 
-def trials(study: Path, folder: Path, every: int, how: signal.Signals, first: int = 0) -> Iterator[Trial]:
-    """An undisturbed run, then one trial for every ``every``-th event."""
+def trials(
+    study: Path, folder: Path, how: signal.Signals, events: Sequence[int] | None, every: int = 1
+) -> Iterator[Trial]:
+    """An undisturbed run, then one trial for each of the events, or for every ``every``-th of all."""
     counted = folder / "events"
     assert _in_child(lambda: _run(study, folder / "whole", lambda _: None, counted)) == 0
     expected = contents(folder / "whole" / "run")
-    for event in range(first, int(counted.read_text()), every):
+    for event in range(0, int(counted.read_text()), every) if events is None else events:
         place = folder / f"killed-{event}"
 
         def die(number: int, event: int = event) -> None:
@@ -194,43 +196,34 @@ def trials(study: Path, folder: Path, every: int, how: signal.Signals, first: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS)
-    parser.add_argument("--every", type=int, default=1, help="which events: each of so many")
-    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--every", type=int, default=1, help="each of so many events")
+    parser.add_argument("--at", nargs="*", default=[], metavar="KIND:EVENT", help="these events instead")
     parser.add_argument("--signal", default="SIGKILL", choices=["SIGKILL", "SIGTERM", "SIGINT"])
     arguments = parser.parse_args()
+    chosen = [(kind, int(event)) for kind, event in (one.split(":") for one in arguments.at)]
     os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "TOKENIZERS_PARALLELISM": "false"}
+    n_differing = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                f"from pathlib import Path; from tests.kills import *; write_studies(Path({name!r}))",
-            ],
-            check=True,
-            capture_output=True,
-        )
+        code = f"from pathlib import Path; from tests.kills import *; write_studies(Path({name!r}))"
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
         _import_everything()
-        n_differing = 0
-        for kind in arguments.kinds:
-            made = list(
-                trials(
-                    folder / f"{kind}.yaml",
-                    folder / kind,
-                    arguments.every,
-                    signal.Signals[arguments.signal],
-                    arguments.first,
-                )
-            )
-            differing = [trial for trial in made if trial.differing]
-            print(
-                f"{kind}: {len(made)} events, {sum(trial.died for trial in made)} died, {len(differing)} differ",
-                flush=True,
-            )
-            n_differing += len(differing)
-            for trial in differing:
-                print(f"  event {trial.event}: {', '.join(trial.differing[:4])}")
-        sys.exit(n_differing > 0)
+        for kind in dict.fromkeys(kind for kind, _ in chosen) if chosen else arguments.kinds:
+            events = [event for of, event in chosen if of == kind] if chosen else None
+            how = signal.Signals[arguments.signal]
+            made = list(trials(folder / f"{kind}.yaml", folder / kind, how, events, arguments.every))
+            n_differing += _print(kind, made)
+    sys.exit(n_differing > 0)
+
+
+def _print(kind: str, made: Sequence[Trial]) -> int:
+    """A line for a kind, and one for each trial that ended otherwise; returns how many did."""
+    differing = [trial for trial in made if trial.differing]
+    n_died = sum(trial.died for trial in made)
+    print(f"{kind}: {len(made)} events, {n_died} died, {len(differing)} differ", flush=True)
+    for trial in differing:
+        print(f"  event {trial.event}: {', '.join(trial.differing[:4])}")
+    return len(differing)
 
 
 def _import_everything() -> None:

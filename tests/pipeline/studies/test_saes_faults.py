@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -12,34 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.files import read_json, write_json
-from pipeline.run_dir import RunDirectory
 from tests.pipeline.studies.common import dipole, study, weights
-
-
-def test_killed_training_ends_with_the_same_weights(finished, tmp_path, tiny_model_folder, corpus_file):
-    """SIGKILL in the middle of training; the weights are bit-identical in the end."""
-    _, run = finished
-    changes = {"run_dir": str(tmp_path / "run"), "activations": str(run / "activations")}
-    path = study(tmp_path, tiny_model_folder, corpus_file, **changes)
-    log = RunDirectory(tmp_path / "run").metrics_path("blocks.1.hook_mlp_out-gated-32-lambda_0.5-seed_0-steps_12")
-    kills, reached = 0, 0
-    for target in (3, None):
-        with subprocess.Popen([sys.executable, "-m", "pipeline.cli", "train", str(path)]) as process:
-            if target is None:
-                assert process.wait(timeout=120) == 0
-                break
-            deadline = time.monotonic() + 60
-            while process.poll() is None and time.monotonic() < deadline:
-                reached = len(log.read_text().splitlines()) if log.exists() else 0
-                if reached >= target:
-                    process.kill()
-                    kills += 1
-                    break
-                time.sleep(0.001)
-    assert kills >= 1
-    assert weights(tmp_path / "run") == weights(run)
-    for path in (run / "metrics").iterdir():
-        assert path.read_bytes() == (tmp_path / "run/metrics" / path.name).read_bytes()
 
 
 def test_stages_out_of_order(tmp_path, tiny_model_folder, corpus_file):
