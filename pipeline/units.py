@@ -116,6 +116,11 @@ def look(product: Product) -> Found:
     )
 
 
+def named(found: Sequence[Found], name: str) -> Product:
+    """The product of that name, with the needs that it was made from."""
+    return next(one.product for one in found if one.product.name == name)
+
+
 class Unit(NamedTuple):
     """One piece of work."""
 

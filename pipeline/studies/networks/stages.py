@@ -26,6 +26,7 @@ from pipeline.units import (
     look,
     made_from,
     make_missing,
+    named,
     products_of,
     redone,
     require_trained,
@@ -107,11 +108,6 @@ class _There(NamedTuple):
     found: list[Found]
     """One for each network."""
 
-    @property
-    def of(self) -> dict[str, Product]:
-        """By id, with the needs that it was made from."""
-        return {one.product.name: one.product for one in self.found}
-
 
 def _look(study: NetworkStudy, run: RunDirectory) -> _There:
     tasks = Tasks(study)
@@ -164,7 +160,7 @@ def summary(run: RunDirectory) -> Summary:
 
 def _evaluation(study: NetworkStudy, run: RunDirectory, there: _There, spec: NetworkSpec) -> Unit:
     folder = run.folder("networks", spec.network_id)
-    needs = {"network": there.of[spec.network_id].fingerprint, "eval": study.eval.model_dump(mode="json")}
+    needs = {"network": named(there.found, spec.network_id).fingerprint, "eval": study.eval.model_dump(mode="json")}
     product = Product(spec.network_id, needs, [folder / _EVALUATION], is_redone=redone)
 
     def make(*_: object) -> None:

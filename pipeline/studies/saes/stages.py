@@ -39,6 +39,7 @@ from pipeline.units import (
     look,
     made_from,
     make_missing,
+    named,
     products_of,
     redone,
     require_trained,
@@ -84,7 +85,7 @@ def evaluate(study: SAEStudy, run: RunDirectory) -> None:
     there = _look(study, run)
     require_trained(there.found, "SAEs")
     specs = _trained(run, there.specs)
-    evaluations = [_evaluation(study, run, there.dataset, spec, there.of[spec.sae_id]) for spec in specs]
+    evaluations = [_evaluation(study, run, there.dataset, spec, named(there.found, spec.sae_id)) for spec in specs]
     make_missing(evaluations, title="eval", counted="SAEs")
     write_evaluation(study, run, _rows(study, run, specs), made_from(products_of(evaluations)))
     for title, said in concentration(read_evaluation(run)).items():
@@ -96,7 +97,7 @@ def report(study: SAEStudy, run: RunDirectory) -> None:
     there = _look(study, run)
     require_trained(there.found, "SAEs")
     trained = _trained(run, there.specs)
-    evaluations = [_evaluation(study, run, there.dataset, spec, there.of[spec.sae_id]) for spec in trained]
+    evaluations = [_evaluation(study, run, there.dataset, spec, named(there.found, spec.sae_id)) for spec in trained]
     table = read_evaluation(run, made_from(products_of(evaluations)))
     made = {
         "harvest": there.dataset.view.manifest.environments,
@@ -116,11 +117,6 @@ class _There(NamedTuple):
     specs: list[SAESpec]
     found: list[Found]
     """One for each."""
-
-    @property
-    def of(self) -> dict[str, Product]:
-        """By id, with the needs that it was made from."""
-        return {one.product.name: one.product for one in self.found}
 
 
 def _look(study: SAEStudy, run: RunDirectory) -> _There:

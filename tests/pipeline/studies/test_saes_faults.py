@@ -3,15 +3,14 @@
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from core.files import read_json, write_json
 from tests.pipeline.studies.common import dipole, study, weights
+from tests.pipeline.studies.test_identity import altered
 
 
 def test_stages_out_of_order(tmp_path, tiny_model_folder, corpus_file):
@@ -138,19 +137,6 @@ def test_out_of_memory_names_the_setting_to_lower(finished, tmp_path, tiny_model
     result = dipole("train", study(tmp_path, tiny_model_folder, corpus_file, activations=str(run / "activations")))
     assert result.exit_code == 2
     assert "lower train.bank_size, train.batch_size or d_sae" in result.output
-
-
-def altered(model: Path, folder: Path, part: str) -> Path:
-    """A copy of a model that differs in its weights, or in its tokenizer."""
-    shutil.copytree(model, folder)
-    if part == "weights":
-        tensors = load_file(folder / "model.safetensors")
-        next(iter(tensors.values())).view(-1)[0] += 1
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    else:
-        path = folder / "tokenizer.json"
-        path.write_text(path.read_text().replace('"w5"', '"v5"'))
-    return folder
 
 
 @pytest.mark.parametrize(("part", "key"), [("weights", "model.weights"), ("tokenizer", "model.tokenizer")])
