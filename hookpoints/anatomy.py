@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
+from pydantic import Field
 from torch import nn
 
 from core.schema import Schema
@@ -56,6 +57,8 @@ class Place(Schema):
     """What is added up."""
     error: float = 0.0
     """By how much its equation is off, relative to what is added; 0 for the ends of a block."""
+    carriers: list[Term] = Field(default_factory=list)
+    """What is added to the stream before it reaches a site that is no part's own: changed there, the site changes."""
 
 
 class Refusal(NamedTuple):
@@ -127,7 +130,17 @@ def _between(best: _Sequence) -> Place | Refusal:
         return Refusal(_POST_NORM)
     if not best.is_usual:
         return Refusal(_OTHER_SUBLAYERS)
-    return Place(terms=[Term(module=best.mid.module, end=best.mid.end)], error=best.first.error)
+    term = Term(module=best.mid.module, end=best.mid.end)
+    return Place(terms=[term], error=best.first.error, carriers=_terms(best.first))
+
+
+def _terms(added: Added, role: Role | None = None) -> list[Term]:
+    """Those of a role, or all."""
+    return [
+        Term(module=tap.module, end=tap.end, factor=factor)
+        for tap, factor, known in zip(added.taps, added.factors, added.roles, strict=True)
+        if role is None or known == role
+    ]
 
 
 def _sequences(parts: Parts, most_terms: int) -> Iterator[_Sequence]:
@@ -179,10 +192,5 @@ def _of_role(parts: Parts, role: Role, additions: list[Added], *, is_plain: bool
         )
     if len(chosen) > 1 and not is_plain:
         return Refusal(f"such a block has more than one {role} sublayer, and its stream is normalised between them")
-    terms = [
-        Term(module=tap.module, end=tap.end, factor=factor)
-        for added in chosen
-        for tap, factor, known in zip(added.taps, added.factors, added.roles, strict=True)
-        if known == role
-    ]
+    terms = [term for added in chosen for term in _terms(added, role)]
     return Place(terms=terms, error=max(added.error for added in chosen))

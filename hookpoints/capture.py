@@ -4,28 +4,19 @@ Names follow TransformerLens (``blocks.14.hook_mlp_out``); the values are held a
 tests. Where a site is read is proved on the loaded model before anything is trusted (`hookpoints.probe`).
 """
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from hookpoints.anatomy import Term
-from hookpoints.blocks import Stop, find_blocks, forward, given_tensor, returned_tensor
+from hookpoints.blocks import forward
 from hookpoints.probe import find_places
+from hookpoints.reads import SiteReads
 from hookpoints.sites import Hookpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-class _Read(NamedTuple):
-    """One term of one hookpoint."""
-
-    hook_name: str
-    number: int
-    module: nn.Module
-    term: Term
 
 
 class ActivationCapture:
@@ -42,17 +33,11 @@ class ActivationCapture:
         """Tokens of the longest row that may be read."""
         self.places = find_places(model, hookpoints, context_length)
         """Where each hookpoint is read, by hook name."""
-        blocks = find_blocks(model)
-        self._reads = [
-            _Read(hookpoint.name, number, blocks[hookpoint.layer].get_submodule(term.module), term)
-            for hookpoint in hookpoints
-            for number, term in enumerate(self.places[hookpoint.name].terms)
-        ]
-        self._seen: dict[tuple[str, int], Tensor] = {}
+        self._reads = SiteReads(model, {one: self.places[one.name] for one in hookpoints}, stops=True)
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> "ActivationCapture":
-        self._handles = [handle for read in self._reads for handle in self._hooks(read)]
+        self._handles = list(self._reads.handles())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,36 +60,6 @@ class ActivationCapture:
             raise ValueError(
                 f"rows of {input_ids.shape[1]} tokens are longer than the {self.context_length} that the capture was proved for"
             )
-        self._seen = {}
+        self._reads.forget()
         forward(self._model, input_ids, position_ids)
-        seen, self._seen = self._seen, {}
-        if len(seen) < len(self._reads):
-            missing = next(read for read in self._reads if (read.hook_name, read.number) not in seen)
-            raise ValueError(
-                f"{missing.hook_name} is read at {missing.term.module or 'its block'}, which does not run on rows of "
-                f"{input_ids.shape[1]} tokens"
-            )
-        values: dict[str, Tensor] = {}
-        for read in self._reads:
-            value = seen[read.hook_name, read.number]
-            values[read.hook_name] = values[read.hook_name] + value if read.number else value
-        return {name: value.reshape(*input_ids.shape, value.shape[-1]) for name, value in values.items()}
-
-    def _hooks(self, read: _Read) -> Iterator[RemovableHandle]:
-        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._keep(read, given_tensor(args, kwargs))
-
-        def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-            self._keep(read, returned_tensor(output))
-
-        if read.term.end == "input":
-            yield read.module.register_forward_pre_hook(before, with_kwargs=True)
-        else:
-            yield read.module.register_forward_hook(after)
-
-    def _keep(self, read: _Read, value: Tensor | None) -> None:
-        """A copy: some models add to a tensor in place after they have handed it on."""
-        assert value is not None
-        self._seen[read.hook_name, read.number] = value * read.term.factor if read.term.factor != 1 else value.clone()
-        if len(self._seen) == len(self._reads):
-            raise Stop
+        return self._reads.take((input_ids.shape[0], input_ids.shape[1]))
