@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hookpoints.capture import ActivationCapture
 from hookpoints.config import HarvestConfig
+from hookpoints.contents import RowSettings
 from hookpoints.contexts import Contexts, packed_batches, padded_batches
 from hookpoints.records import Dropped
 
@@ -46,7 +47,7 @@ class ShardRows(NamedTuple):
         return rows[in_order_of_contexts[order]]
 
 
-def select(contexts: Contexts, config: HarvestConfig, special_tokens: Sequence[int]) -> Selection:
+def select(contexts: Contexts, config: HarvestConfig | RowSettings, special_tokens: Sequence[int]) -> Selection:
     """Leave out first positions of pieces, and special tokens, as the study says."""
     nothing = torch.zeros_like(contexts.input_ids, dtype=torch.bool)
     is_first = contexts.position_ids == 0 if config.drop_first_position else nothing

@@ -1,0 +1,250 @@
+"""What reconstructions cost a language model: cross-entropy and KL with an SAE spliced in (docs/metrics.md, "Loss recovered").
+
+Sums are kept by document, so that standard errors resample what was sampled.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hookpoints.config import HarvestConfig
+from hookpoints.contents import RowSettings
+from hookpoints.contexts import Contexts, ContextStore, ModelBatch, packed_batches, padded_batches
+from hookpoints.passes import select
+from hookpoints.splice import CleanPass, Splicer
+from saes.sae import SAE
+
+_CHUNK = 64
+"""Tokens whose whole vocabulary is in float32 at a time."""
+_MOST_LOGIT_BYTES = 1 << 28
+_LEAST_DOCUMENTS = 2
+
+
+class LossText(NamedTuple):
+    """Held-out contexts, and which of their tokens are spliced."""
+
+    contexts: Contexts
+    keep: Tensor
+    """``[n_contexts, context]`` bool: what a harvest keeps, but for norm outliers."""
+    norm_bound: float | None
+    """Of activations that are spliced; larger ones stay as they are."""
+    is_packed: bool
+
+
+class Losses(NamedTuple):
+    """Sums over the scored tokens of each document, ``[n_documents]`` float64."""
+
+    document: Tensor
+    """Its number in the corpus, int64."""
+    n_tokens: Tensor
+    clean: Tensor
+    """Cross-entropy in nats, as the model is."""
+    spliced: Tensor
+    """With reconstructions."""
+    zero: Tensor
+    """With zeros in their place."""
+    mean: Tensor
+    """With the training mean in their place."""
+    kl: Tensor
+    """KL(clean || spliced) in nats."""
+    spliced_fraction: float
+    """Share of all tokens that were spliced."""
+
+
+def loss_text(
+    store: ContextStore,
+    n_contexts: int,
+    n_tokens: int,
+    settings: RowSettings | HarvestConfig,
+    special_tokens: Sequence[int],
+    norm_bound: float | None,
+    *,
+    is_packed: bool,
+) -> LossText:
+    """About ``n_tokens`` tokens of the first ``n_contexts`` held-out contexts, spread evenly over them."""
+    length = store.record.settings.context_length
+    wanted = min(n_contexts, max(1, round(n_tokens / length)))
+    chosen = [number * n_contexts // wanted for number in range(wanted)]
+    pieces = [store.read("held_out", one, one + 1) for one in chosen]
+    contexts = Contexts(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
+    return LossText(contexts, select(contexts, settings, special_tokens).keep, norm_bound, is_packed)
+
+
+def spliced_losses(
+    splicer: Splicer,
+    text: LossText,
+    saes: Mapping[str, SAE],
+    mean: Tensor,
+    tick: Callable[[float], None] = lambda share: None,
+) -> dict[str, Losses]:
+    """Of every SAE, by name; the clean pass and both ablations are made once for all of them.
+
+    Args:
+        splicer: of the model at the hookpoint.
+        text: to read.
+        saes: on the model's device, or on another.
+        mean: ``[d_in]``, of the training rows.
+        tick: told the share of the text that is done.
+    """
+    contexts = text.contexts
+    numbers, document = contexts.documents.flatten().long().unique(return_inverse=True)
+    sums = _Sums(len(numbers))
+    n_rows = n_done = 0
+    with torch.inference_mode():
+        for batch in _batches(splicer, text):
+            scored = _scored(batch, contexts)
+            if not len(scored.at):
+                continue
+            positions = None if batch.position_ids is None else batch.position_ids.to(splicer.model.device)
+            clean = splicer.clean(batch.input_ids.to(splicer.model.device), positions)
+            rows = _rows(clean, batch, text)
+            x = clean.x[rows].float()
+            sums.document = document[scored.place]
+            against = _Against(clean.logits, scored)
+            sums.add("n_tokens", torch.ones(len(scored.at)))
+            sums.add("clean", against.ce_clean)
+            sums.add("zero", against.compare(splicer.spliced(clean, rows, torch.zeros_like(x)))[0])
+            sums.add("mean", against.compare(splicer.spliced(clean, rows, mean.to(x).expand(x.shape)))[0])
+            for name, sae in saes.items():
+                ce, kl = against.compare(splicer.spliced(clean, rows, sae(x.to(sae.b_dec.device))))
+                sums.add(f"spliced {name}", ce)
+                sums.add(f"kl {name}", kl)
+            n_rows += int(rows.sum())
+            n_done += int((batch.place >= 0).sum())
+            tick(n_done / contexts.input_ids.numel())
+    share = n_rows / max(1, n_done)
+    there = sums.of("n_tokens") > 0
+    shared = {name: sums.of(name)[there] for name in ("n_tokens", "clean", "zero", "mean")}
+    return {
+        name: Losses(
+            document=numbers[there],
+            spliced=sums.of(f"spliced {name}")[there],
+            kl=sums.of(f"kl {name}")[there],
+            spliced_fraction=share,
+            **shared,
+        )
+        for name in saes
+    }
+
+
+def loss_columns(losses: Losses) -> dict[str, float]:
+    """Columns of `eval.csv`: means a token, loss recovered, and a standard error over documents of each.
+
+    Loss recovered is NaN where the ablation does not raise the loss: there is nothing to recover.
+    """
+    n, clean = losses.n_tokens, losses.clean
+    ratios = {
+        "ce_clean": (clean, n),
+        "ce_spliced": (losses.spliced, n),
+        "ce_zero": (losses.zero, n),
+        "ce_mean": (losses.mean, n),
+        "loss_recovered": (losses.zero - losses.spliced, losses.zero - clean),
+        "loss_recovered_mean": (losses.mean - losses.spliced, losses.mean - clean),
+        "kl": (losses.kl, n),
+    }
+    columns: dict[str, float] = {}
+    for name, (above, below) in ratios.items():
+        columns[name], columns[f"{name}_standard_error"] = ratio(above, below)
+    return columns | {
+        "spliced_fraction": losses.spliced_fraction,
+        "n_loss_tokens": float(n.sum()),
+        "n_loss_documents": float(len(n)),
+    }
+
+
+def ratio(above: Tensor, below: Tensor) -> tuple[float, float]:
+    """A ratio of sums over documents ``[n_documents]``, and its standard error (linearised, documents drawn independently).
+
+    NaN where the divisor is not positive; the error also with fewer than two documents.
+    """
+    divisor = float(below.sum())
+    if not divisor > 0:
+        return float("nan"), float("nan")
+    value, n = float(above.sum()) / divisor, len(above)
+    if n < _LEAST_DOCUMENTS:
+        return value, float("nan")
+    influence = (above - value * below) / divisor
+    return value, float((influence.square().sum() * n / (n - 1)).sqrt())
+
+
+class _Scored(NamedTuple):
+    """Tokens of a batch whose next token belongs to the same document."""
+
+    at: Tensor
+    """``[n]``: places in the flat batch."""
+    target: Tensor
+    """``[n]``: the next token."""
+    place: Tensor
+    """``[n]``: places in the flat contexts."""
+
+
+def _scored(batch: ModelBatch, contexts: Contexts) -> _Scored:
+    """A piece goes on where the next place is the next token, and begins no other piece."""
+    place, following = batch.place[:, :-1], batch.place[:, 1:]
+    begins = contexts.position_ids.flatten()[following.clamp_min(0)] == 0
+    is_scored = torch.zeros_like(batch.place, dtype=torch.bool)
+    is_scored[:, :-1] = (place >= 0) & (following == place + 1) & ~begins
+    at = is_scored.flatten().nonzero()[:, 0]
+    return _Scored(at, batch.input_ids.flatten()[at + 1], batch.place.flatten()[at])
+
+
+class _Against:
+    """Losses of other logits on the tokens of a clean pass."""
+
+    def __init__(self, logits: Tensor, scored: _Scored) -> None:
+        self._clean = logits.flatten(0, 1)
+        self._at, self._target = scored.at.to(logits.device), scored.target.to(logits.device)
+        self._total = torch.cat([self._clean[at].float().logsumexp(dim=1) for at in self._at.split(_CHUNK)])
+        self.ce_clean = (self._total - self._clean[self._at, self._target].float()).cpu()
+
+    def compare(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy and KL(clean || these), ``[n]`` each."""
+        flat, parts = logits.flatten(0, 1), []
+        for at, target, total in zip(
+            self._at.split(_CHUNK), self._target.split(_CHUNK), self._total.split(_CHUNK), strict=True
+        ):
+            log_q = flat[at].float()
+            ce = log_q.logsumexp(dim=1)
+            log_q -= ce[:, None]
+            log_p = self._clean[at].float() - total[:, None]
+            kl = torch.einsum("nv,nv->n", log_p.exp(), log_p - log_q)
+            parts.append((-log_q.gather(1, target[:, None])[:, 0], kl))
+        ce, kl = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+        return ce, kl
+
+
+class _Sums:
+    """By name and document, in float64."""
+
+    def __init__(self, n_documents: int) -> None:
+        self._n_documents = n_documents
+        self._sums: dict[str, Tensor] = {}
+        self.document = torch.zeros(0, dtype=torch.int64)
+        """``[n]``: of the tokens that are added next."""
+
+    def add(self, name: str, values: Tensor) -> None:
+        """``[n]``, of the tokens of `document`."""
+        self.of(name).index_add_(0, self.document, values.double())
+
+    def of(self, name: str) -> Tensor:
+        """``[n_documents]``."""
+        return self._sums.setdefault(name, torch.zeros(self._n_documents, dtype=torch.float64))
+
+
+def _batches(splicer: Splicer, text: LossText) -> Iterator[ModelBatch]:
+    """As many tokens at a time as keep the logits small."""
+    vocabulary, itemsize = int(splicer.model.config.get_text_config().vocab_size), splicer.model.dtype.itemsize
+    length = text.contexts.input_ids.shape[1]
+    n_contexts = max(1, _MOST_LOGIT_BYTES // (vocabulary * itemsize * length))
+    if text.is_packed:
+        return packed_batches(text.contexts, n_contexts)
+    return padded_batches(text.contexts, n_contexts * length)
+
+
+def _rows(clean: CleanPass, batch: ModelBatch, text: LossText) -> Tensor:
+    """``[batch, length]`` bool: tokens that are spliced."""
+    kept = (batch.place >= 0) & text.keep.flatten()[batch.place.clamp_min(0)]
+    rows = kept.to(clean.x.device)
+    return rows if text.norm_bound is None else rows & (clean.x.float().norm(dim=-1) <= text.norm_bound)
