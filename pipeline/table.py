@@ -15,7 +15,7 @@ from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
 from pipeline.study import Study
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Of the columns of eval.csv."""
 _FORMATS = {
     ".1f": ["L0"],
@@ -23,7 +23,7 @@ _FORMATS = {
     ".6g": ["objective"],
     ".1e": ["gap", "violation"],
     ".2f": ["seconds"],
-    ".3f": ["dead", "bipolar", "train", "test", "test 20 %", "test 80 %", "own feature", "slope"],
+    ".3f": ["loss rec.", "dead", "bipolar", "train", "test", "test 20 %", "test 80 %", "own feature", "slope"],
     "g": ["rate"],
 }
 

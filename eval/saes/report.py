@@ -19,7 +19,8 @@ _COLUMN_NOTE = (
     "One row per SAE; click a column's name to sort. R² is 1 - SSE/SST on held-out documents, about the mean of the same "
     "rows; r_squared_all_rows counts norm outliers too, r_squared_without_top_1_percent leaves out the hundredth of the rows "
     "that lies farthest from their mean. L0 counts non-zero latents of either sign. A latent is dead when "
-    "it fires on none of n_tokens."
+    "it fires on none of n_tokens. Loss recovered compares the model's loss with reconstructions in place of the activations, "
+    "with zeros (or with the training mean), and as it is, on n_loss_tokens; standard errors are over documents."
 )
 _FIRST_COLUMNS = [
     "hook_name",
@@ -29,6 +30,7 @@ _FIRST_COLUMNS = [
     "seed",
     "l0",
     "r_squared",
+    "loss_recovered",
     "dead_fraction",
     "bipolar_fraction",
     "n_params",
@@ -50,6 +52,7 @@ class _Quantity(NamedTuple):
 
 _QUANTITIES = (
     _Quantity("r_squared", "R²", "R² on held-out tokens (1 = perfect)", log_y=False),
+    _Quantity("loss_recovered", "loss recovered", "Loss recovered (1 = the model's own loss)", log_y=False),
     _Quantity("dead_fraction", "dead fraction", "Dead fraction (share of latents)", log_y=True),
 )
 
@@ -100,14 +103,23 @@ def fronts(found: Sequence[Family]) -> list[Chart]:
             f"{hook_name}: {quantity.short} against L0",
             _L0_LABEL,
             quantity.label,
-            [_curve(family, quantity.column) for family in found if family.hook_name == hook_name],
+            [
+                _curve(family, quantity.column)
+                for family in found
+                if family.hook_name == hook_name and _is_measured(family, quantity.column)
+            ],
             log_x=True,
             x_ticks=TICKS,
             log_y=quantity.log_y,
         )
         for hook_name in dict.fromkeys(family.hook_name for family in found)
         for quantity in _QUANTITIES
+        if any(_is_measured(family, quantity.column) for family in found if family.hook_name == hook_name)
     ]
+
+
+def _is_measured(family: Family, column: str) -> bool:
+    return column in family.rows and bool(family.rows[column].notna().all())
 
 
 def _curve(family: Family, column: str) -> Curve:

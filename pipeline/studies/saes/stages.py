@@ -1,54 +1,39 @@
 """The stages of an SAE study: activation shards -> SAE folders -> eval.csv -> report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.devices import resolve_device
-from core.files import read_json, write_json
+from core.files import read_json
 from core.model_folder import is_model_complete, read_config
 from eval.page.report import write_report
-from eval.saes import metrics
 from eval.saes.families import labels
 from eval.saes.report import Provenance, sae_report
 from eval.saes.verdicts import concentration, sentences
 from hookpoints.models import model_shape
 from hookpoints.shards import ActivationDataset
 from hookpoints.sites import resolve_hookpoint
-from pipeline.activations import activation_costs, harvest_activations, open_activations, row_needs, say_if_new
+from pipeline.activations import activation_costs, harvest_activations, open_activations, say_if_new
 from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
 from pipeline.studies.saes.banks import STOPPED, bank_units, sae_product
+from pipeline.studies.saes.evaluations import Evaluations
 from pipeline.studies.saes.study import SAESpec, SAEStudy
 from pipeline.study import Summary
-from pipeline.table import (
-    SCHEMA_VERSION,
-    for_people,
-    measured_values,
-    read_evaluation,
-    read_verdicts,
-    study_facts,
-    without_nan,
-    write_evaluation,
-)
+from pipeline.table import for_people, read_evaluation, read_verdicts, study_facts, write_evaluation
 from pipeline.units import (
     Found,
-    Product,
-    Unit,
     clear_checkpoints,
     look,
     made_from,
     make_missing,
     named,
     products_of,
-    redone,
     require_trained,
     say_found,
 )
 from saes.architectures import architecture_of
-from saes.io import read_sae
 
-_EVALUATION = "eval.json"
 _SHOWN = {
     "hook_name": "hookpoint",
     "architecture": "architecture",
@@ -57,6 +42,7 @@ _SHOWN = {
     "seed": "seed",
     "l0": "L0",
     "r_squared": "R2",
+    "loss_recovered": "loss rec.",
     "dead_fraction": "dead",
     "bipolar_fraction": "bipolar",
 }
@@ -85,9 +71,10 @@ def evaluate(study: SAEStudy, run: RunDirectory) -> None:
     there = _look(study, run)
     require_trained(there.found, "SAEs")
     specs = _trained(run, there.specs)
-    evaluations = [_evaluation(study, run, there.dataset, spec, named(there.found, spec.sae_id)) for spec in specs]
-    make_missing(evaluations, title="eval", counted="SAEs")
-    write_evaluation(study, run, _rows(study, run, specs), made_from(products_of(evaluations)))
+    evaluations = _evaluations(study, run, there, specs)
+    units = evaluations.units()
+    make_missing(units, title="eval", counted="measurements")
+    write_evaluation(study, run, _rows(study, run, specs, evaluations), made_from(products_of(units)))
     for title, said in concentration(read_evaluation(run)).items():
         say(f"eval: warning: {title}. {said[0]}")
 
@@ -97,12 +84,12 @@ def report(study: SAEStudy, run: RunDirectory) -> None:
     there = _look(study, run)
     require_trained(there.found, "SAEs")
     trained = _trained(run, there.specs)
-    evaluations = [_evaluation(study, run, there.dataset, spec, named(there.found, spec.sae_id)) for spec in trained]
-    table = read_evaluation(run, made_from(products_of(evaluations)))
+    products = products_of(_evaluations(study, run, there, trained).units())
+    table = read_evaluation(run, made_from(products))
     made = {
         "harvest": there.dataset.view.manifest.environments,
         "SAEs": [one.environment for one in there.found],
-        "evaluations": [look(product).environment for product in products_of(evaluations)],
+        "evaluations": [look(product).environment for product in products],
     }
     facts = study_facts(study, run, made, [f"saes/{name}" for name in _others(run, there.specs)])
     provenance = Provenance(facts, there.dataset.view, _stopped(run, there.specs))
@@ -123,6 +110,12 @@ def _look(study: SAEStudy, run: RunDirectory) -> _There:
     dataset = open_activations(study.described, study.activations_path)
     specs = study.specs(dataset.hook_names)
     return _There(dataset, specs, [look(sae_product(study, run, dataset, spec)) for spec in specs])
+
+
+def _evaluations(study: SAEStudy, run: RunDirectory, there: _There, specs: Sequence[SAESpec]) -> Evaluations:
+    return Evaluations(
+        study, run, there.dataset, specs, {spec.sae_id: named(there.found, spec.sae_id) for spec in specs}
+    )
 
 
 def _others(run: RunDirectory, specs: Sequence[SAESpec]) -> list[str]:
@@ -157,7 +150,8 @@ def summary(run: RunDirectory) -> Summary:
     """The table of SAEs, and the verdicts that the report holds: none without a pair to compare."""
     table, verdicts = read_evaluation(run), read_verdicts(run)
     said = sentences(verdicts) if len(verdicts) else {}
-    return Summary(for_people(table, _SHOWN), concentration(table) | said)
+    shown = {column: name for column, name in _SHOWN.items() if column in table}
+    return Summary(for_people(table, shown), concentration(table) | said)
 
 
 def _folder(run: RunDirectory, sae_id: str) -> Path:
@@ -174,39 +168,22 @@ def _stopped(run: RunDirectory, specs: list[SAESpec]) -> dict[str, str]:
     return {sae_id: read_json(path)["reason"] for sae_id, path in paths.items() if path.exists()}
 
 
-def _evaluation(study: SAEStudy, run: RunDirectory, dataset: ActivationDataset, spec: SAESpec, sae: Product) -> Unit:
-    folder = _folder(run, spec.sae_id)
-    needs = {
-        "sae": sae.fingerprint,
-        "rows": row_needs(dataset.view),
-        "min_fires": study.eval.min_fires,
-        "columns": SCHEMA_VERSION,
-    }
-    product = Product(spec.sae_id, needs, [folder / _EVALUATION], is_redone=redone)
-
-    def make(*_: object) -> None:
-        trained = read_sae(folder, resolve_device(study.eval.device, needs_float64=True)).sae
-        values = metrics.evaluate(trained, dataset, spec.hook_name, min_fires=study.eval.min_fires)
-        write_json(folder / _EVALUATION, {**without_nan(values), "unit": product.signature})
-
-    return Unit([product], make)
-
-
-def _rows(study: SAEStudy, run: RunDirectory, specs: list[SAESpec]) -> list[dict[str, Any]]:
+def _rows(study: SAEStudy, run: RunDirectory, specs: list[SAESpec], evaluations: Evaluations) -> list[dict[str, Any]]:
     """Of eval.csv."""
     said: dict[str, str] = {}
     for hook_name in dict.fromkeys(spec.hook_name for spec in specs):
         of_hook = study.specs([hook_name])
         members = [(spec.architecture(1), spec.learner_config(study.train.learner)) for spec in of_hook]
         said |= {spec.sae_id: label for spec, label in zip(of_hook, labels(members), strict=True)}
-    return [_row(study, run, spec, said[spec.sae_id]) for spec in specs]
+    return [_row(study, run, spec, said[spec.sae_id], evaluations.values(spec)) for spec in specs]
 
 
-def _row(study: SAEStudy, run: RunDirectory, spec: SAESpec, label: str) -> dict[str, Any]:
+def _row(
+    study: SAEStudy, run: RunDirectory, spec: SAESpec, label: str, measured: Mapping[str, float | None]
+) -> dict[str, Any]:
     folder = _folder(run, spec.sae_id)
     config = read_config(folder, "SAE", "runs/<study>/saes/<sae_id>")
     cfg = architecture_of(config.of(dict, "sae"))
-    measured = measured_values(folder / _EVALUATION)
     return {
         "sae_id": spec.sae_id,
         "architecture": cfg.name,

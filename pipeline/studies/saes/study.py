@@ -100,8 +100,10 @@ class EvalConfig(Schema):
 
     min_fires: PositiveInt = 10
     """A latent is bipolar when it fires with each sign at least this often."""
+    loss_tokens: Annotated[int, Field(gt=0, le=10**12)] | None = 50_000
+    """Held-out tokens on which reconstructions are spliced into the model, for loss recovered and KL; null leaves that out."""
     device: DeviceName = "auto"
-    """Where to evaluate."""
+    """Where to evaluate; losses are measured where the model is (model.device)."""
 
 
 class CompareConfig(Schema):

@@ -90,8 +90,8 @@ def test_the_environment_stays_with_what_was_made(grown, monkeypatch):
     assert "a laptop" not in (run / "report.html").read_text()
     assert dipole("run", path, "--set", "train.seeds=[0, 1, 2]").exit_code == 0
     page = (run / "report.html").read_text()
-    assert "16 SAEs, 16 evaluations" in page
-    assert "Made: 8 SAEs, 8 evaluations" in page
+    assert "16 SAEs, 32 evaluations" in page
+    assert "Made: 8 SAEs, 16 evaluations" in page
     assert "cpu a laptop&#39;s" in page
 
 

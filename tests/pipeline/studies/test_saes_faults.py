@@ -190,6 +190,9 @@ def test_a_model_that_is_gone_is_said(finished, tmp_path, tiny_model_folder, cor
     assert dipole("harvest", path).exit_code == 0
     shutil.rmtree(model)
     result = dipole("run", path)
+    assert result.exit_code == 2
+    assert "eval.loss_tokens: null measures the SAEs without it" in result.output
+    result = dipole("run", path, "--set", "eval.loss_tokens=null")
     assert result.exit_code == 0, result.output
     assert "is not on this machine, so its weights are not compared" in result.output
 
