@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from core.devices import resolve_device
 from core.files import DamagedFileError, read_json, write_json
 from core.schema import differences
@@ -127,10 +129,11 @@ class Evaluations:
         """The model that the activations came from, loaded once. Raises ValueError where the study's is another."""
         if self._model is None:
             there = self._dataset.view.manifest.contents.model
-            say(
-                f"eval: loading {model_id(self._study.model)} for loss recovered (eval.loss_tokens: null leaves that out)"
-            )
-            self._model = load_model(self._study.model.model_copy(update={"dtype": there.dtype}))
+            say(f"eval: loading {model_id(self._study.model)} for loss recovered")
+            try:
+                self._model = load_model(self._study.model.model_copy(update={"dtype": there.dtype}))
+            except (ValueError, ConnectionError, MemoryError) as error:
+                raise type(error)(f"{error}; eval.loss_tokens: null measures the SAEs without it") from error
             lines = differences(there.model_dump(mode="json"), model_contents(self._model).model_dump(mode="json"))
             if lines:
                 raise ValueError(
@@ -146,8 +149,6 @@ def _as_json(losses: Losses) -> dict[str, Any]:
 
 def read_losses(path: Path) -> Losses:
     """What a loss.json holds. Raises DamagedFileError for anything else in it."""
-    import torch
-
     way_out = f"delete {path} and run dipole eval again"
     stored = read_json(path, way_out)
     try:
