@@ -32,8 +32,8 @@ CONTEXT_LENGTH = 256
 def contexts_of(language_model: LanguageModel, n_tokens: int) -> Contexts:
     """One piece of a document each."""
     rows: list[list[int]] = []
-    for tokens in documents(EmbeddedCorpus(embedded="python-docs"), language_model.tokenizer, Notes()):
-        ids = torch.as_tensor(tokens).tolist()
+    for text in documents(EmbeddedCorpus(embedded="python-docs"), language_model.tokenizer, Notes()):
+        ids = language_model.tokenizer(text)["input_ids"] if isinstance(text, str) else list(text)
         rows += [ids[start : start + CONTEXT_LENGTH] for start in range(0, len(ids) - CONTEXT_LENGTH, CONTEXT_LENGTH)]
         if len(rows) * CONTEXT_LENGTH >= n_tokens:
             break

@@ -109,7 +109,7 @@ def measured(
     started = time.perf_counter()
     sae = train(dataset, hook_name, d_sae, setting, n_steps)
     seconds = time.perf_counter() - started
-    evaluation = evaluate(sae, dataset, hook_name)
+    evaluation = evaluate(sae, dataset, hook_name).columns
     return Run(n_steps, seconds, evaluation["l0"], evaluation["r_squared"])
 
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from core.files import DamagedFileError, read_json, write_json
+from core.files import read_json, write_json
 from eval.page.report import StudyFacts
 from eval.page.tables import read_table, write_table
 from pipeline.environment import Environment, counted
@@ -15,7 +14,7 @@ from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
 from pipeline.study import Study
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Of the columns of eval.csv."""
 _FORMATS = {
     ".1f": ["L0"],
@@ -26,11 +25,6 @@ _FORMATS = {
     ".3f": ["loss rec.", "dead", "bipolar", "train", "test", "test 20 %", "test 80 %", "own feature", "slope"],
     "g": ["rate"],
 }
-
-
-def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
-    """NaN as None, which JSON can hold."""
-    return {name: None if value != value else value for name, value in values.items()}
 
 
 def write_evaluation(
@@ -64,16 +58,6 @@ def read_evaluation(run: RunDirectory, made_from: Sequence[str] | None = None) -
             "dipole eval first: what was measured is kept"
         )
     return table
-
-
-def measured_values(path: Path) -> dict[str, float | None]:
-    """The numbers of an eval.json. Raises DamagedFileError for anything else in it."""
-    way_out = f"delete {path} and run dipole eval again"
-    values = {name: value for name, value in read_json(path, way_out).items() if name not in ("unit", "sha256")}
-    wrong = [name for name, value in values.items() if not (value is None or isinstance(value, int | float))]
-    if wrong:
-        raise DamagedFileError(f"{path} holds no number under {wrong[0]}: {way_out}")
-    return values
 
 
 def read_verdicts(run: RunDirectory) -> pd.DataFrame:

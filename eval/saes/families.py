@@ -5,12 +5,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from core.schema import exactly
+from eval.saes.documents import DocumentSums, GroupSums, document_numbers, group_sums
 from eval.saes.pareto import Sweep
 from saes.architectures.base import Architecture
 from saes.config import LearnerConfig
 
+Array = NDArray[np.float64]
 Selector = Mapping[str, Any]
 """Columns and the values that a family has in them: ``{"architecture": "gated", "d_sae": 2304}``."""
 
@@ -36,15 +39,45 @@ class Family(NamedTuple):
     rows: pd.DataFrame
     """Their rows of the evaluation table, by lambda and seed."""
 
-    @property
-    def sweep(self) -> Sweep:
-        """Arrays over (seed, lambda), of the lambdas that every seed has."""
-        pivots = [
-            self.rows.pivot_table(index="seed", columns="sparsity_coefficient", values=value).dropna(axis="columns")
-            for value in ("l0", "r_squared", "dead_fraction")
-        ]
-        l0, r_squared, dead = (pivot.to_numpy(dtype=np.float64) for pivot in pivots)
-        return Sweep(l0, r_squared, dead, int(self.rows["d_sae"].iloc[0]))
+    def sweep(self, documents: Mapping[str, DocumentSums] | None = None) -> Sweep:
+        """Arrays over (seed, lambda), of the lambdas that every seed has.
+
+        ``documents``: by `sae_id`, of all SAEs; those of a hookpoint are resampled together.
+        """
+        ids = self._pivot("sae_id").dropna(axis="columns")
+
+        def values(name: str) -> Array:
+            return self._pivot(name).loc[:, ids.columns].to_numpy(dtype=np.float64)
+
+        loss = values("loss_recovered") if "loss_recovered" in self.rows else np.full(ids.shape, np.nan)
+        return Sweep(
+            values("l0"),
+            values("r_squared"),
+            values("dead_fraction"),
+            int(self.rows["d_sae"].iloc[0]),
+            None if np.isnan(loss).any() else loss,
+            tuple(int(seed) for seed in ids.index),
+            self._groups(ids, documents),
+        )
+
+    def nearest(self, l0: float) -> pd.DataFrame:
+        """The rows of the lambda whose mean L0 is nearest in log; none where no latent fires."""
+        coefficients, measured = (self.rows[name].to_numpy(dtype=np.float64) for name in ("sparsity_coefficient", "l0"))
+        means = {float(lam): float(measured[coefficients == lam].mean()) for lam in np.unique(coefficients)}
+        alive = [lam for lam, mean in means.items() if mean > 0]
+        if not alive:
+            return self.rows.iloc[:0]
+        best = min(alive, key=lambda lam: abs(np.log(means[lam] / l0)))
+        return self.rows.iloc[np.flatnonzero(coefficients == best)]
+
+    def _groups(self, ids: pd.DataFrame, documents: Mapping[str, DocumentSums] | None) -> GroupSums | None:
+        if not documents or not ids.size:
+            return None
+        members = [[documents[str(sae_id)] for sae_id in row] for row in ids.to_numpy()]
+        return group_sums(members, document_numbers([one for row in members for one in row]))
+
+    def _pivot(self, column: str) -> pd.DataFrame:
+        return self.rows.pivot(index="seed", columns="sparsity_coefficient", values=column)
 
     def is_meant_by(self, selector: Selector) -> bool:
         """Whether it has every value that the selector names."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from eval.saes.documents import Losses, ratio
 from hookpoints.config import HarvestConfig
 from hookpoints.contents import RowSettings
 from hookpoints.contexts import Contexts, ContextStore, ModelBatch, packed_batches, padded_batches
@@ -16,10 +17,11 @@ from hookpoints.passes import select
 from hookpoints.splice import CleanPass, Splicer
 from saes.sae import SAE
 
-_CHUNK = 64
-"""Tokens whose whole vocabulary is in float32 at a time."""
+_CHUNK_ENTRIES = {"cpu": 1 << 19}
+"""Logits in float32 at a time; elsewhere more."""
 _MOST_LOGIT_BYTES = 1 << 28
-_LEAST_DOCUMENTS = 2
+_MOST_EXPONENT = 60.0
+"""Beyond it exp and its sum lose digits in float32."""
 
 
 class LossText(NamedTuple):
@@ -31,26 +33,6 @@ class LossText(NamedTuple):
     norm_bound: float | None
     """Of activations that are spliced; larger ones stay as they are."""
     is_packed: bool
-
-
-class Losses(NamedTuple):
-    """Sums over the scored tokens of each document, ``[n_documents]`` float64."""
-
-    document: Tensor
-    """Its number in the corpus, int64."""
-    n_tokens: Tensor
-    clean: Tensor
-    """Cross-entropy in nats, as the model is."""
-    spliced: Tensor
-    """With reconstructions."""
-    zero: Tensor
-    """With zeros in their place."""
-    mean: Tensor
-    """With the training mean in their place."""
-    kl: Tensor
-    """KL(clean || spliced) in nats."""
-    spliced_fraction: float
-    """Share of all tokens that were spliced."""
 
 
 def loss_text(
@@ -105,8 +87,8 @@ def spliced_losses(
             against = _Against(clean.logits, scored)
             sums.add("n_tokens", torch.ones(len(scored.at)))
             sums.add("clean", against.ce_clean)
-            sums.add("zero", against.compare(splicer.spliced(clean, rows, torch.zeros_like(x)))[0])
-            sums.add("mean", against.compare(splicer.spliced(clean, rows, mean.to(x).expand(x.shape)))[0])
+            sums.add("zero", against.cross_entropy(splicer.spliced(clean, rows, torch.zeros_like(x))))
+            sums.add("mean", against.cross_entropy(splicer.spliced(clean, rows, mean.to(x).expand(x.shape))))
             for name, sae in saes.items():
                 ce, kl = against.compare(splicer.spliced(clean, rows, sae(x.to(sae.b_dec.device))))
                 sums.add(f"spliced {name}", ce)
@@ -154,21 +136,6 @@ def loss_columns(losses: Losses) -> dict[str, float]:
     }
 
 
-def ratio(above: Tensor, below: Tensor) -> tuple[float, float]:
-    """A ratio of sums over documents ``[n_documents]``, and its standard error (linearised, documents drawn independently).
-
-    NaN where the divisor is not positive; the error also with fewer than two documents.
-    """
-    divisor = float(below.sum())
-    if not divisor > 0:
-        return float("nan"), float("nan")
-    value, n = float(above.sum()) / divisor, len(above)
-    if n < _LEAST_DOCUMENTS:
-        return value, float("nan")
-    influence = (above - value * below) / divisor
-    return value, float((influence.square().sum() * n / (n - 1)).sqrt())
-
-
 class _Scored(NamedTuple):
     """Tokens of a batch whose next token belongs to the same document."""
 
@@ -191,28 +158,58 @@ def _scored(batch: ModelBatch, contexts: Contexts) -> _Scored:
 
 
 class _Against:
-    """Losses of other logits on the tokens of a clean pass."""
+    """Losses of other logits on the tokens of a clean pass.
 
-    def __init__(self, logits: Tensor, scored: _Scored) -> None:
-        self._clean = logits.flatten(0, 1)
-        self._at, self._target = scored.at.to(logits.device), scored.target.to(logits.device)
-        self._total = torch.cat([self._clean[at].float().logsumexp(dim=1) for at in self._at.split(_CHUNK)])
-        self.ce_clean = (self._total - self._clean[self._at, self._target].float()).cpu()
+    A few rows at a time, so that their vocabulary stays in the cache. Logits are taken about each row's largest clean one, in the
+    clean pass as in the others: equal logits have a KL of exactly 0.
+    """
+
+    def __init__(self, clean: Tensor, scored: _Scored) -> None:
+        flat = clean.flatten(0, 1)
+        self._at, self._target = scored.at.to(clean.device), scored.target.to(clean.device)
+        self._chunk = max(1, _CHUNK_ENTRIES.get(clean.device.type, 1 << 24) // clean.shape[-1])
+        self._about = flat.amax(dim=1).float()
+        self._p = torch.empty(flat.shape, device=clean.device)
+        found: list[tuple[Tensor, Tensor]] = []
+        for (logits, about), p in zip(self._chunks(flat), self._p.split(self._chunk), strict=True):
+            centred = torch.sub(logits, about[:, None])
+            total = torch.exp(centred, out=p).sum(dim=1)
+            p /= total[:, None]
+            found.append((total.log(), torch.linalg.vecdot(p, centred)))
+        self._log_sum, self._mean = (torch.cat(part) for part in zip(*found, strict=True))
+        self.ce_clean = self._cross_entropy(flat, self._log_sum)
+        """``[n]``."""
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """``[n]``."""
+        flat = logits.flatten(0, 1)
+        found = [_log_sum(of, about, torch.sub(of, about[:, None])) for of, about in self._chunks(flat)]
+        return self._cross_entropy(flat, torch.cat(found))
 
     def compare(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy and KL(clean || these), ``[n]`` each."""
-        flat, parts = logits.flatten(0, 1), []
-        for at, target, total in zip(
-            self._at.split(_CHUNK), self._target.split(_CHUNK), self._total.split(_CHUNK), strict=True
-        ):
-            log_q = flat[at].float()
-            ce = log_q.logsumexp(dim=1)
-            log_q -= ce[:, None]
-            log_p = self._clean[at].float() - total[:, None]
-            kl = torch.einsum("nv,nv->n", log_p.exp(), log_p - log_q)
-            parts.append((-log_q.gather(1, target[:, None])[:, 0], kl))
-        ce, kl = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
-        return ce, kl
+        flat = logits.flatten(0, 1)
+        found: list[tuple[Tensor, Tensor]] = []
+        for (of, about), p in zip(self._chunks(flat), self._p.split(self._chunk), strict=True):
+            centred = torch.sub(of, about[:, None])
+            mean = torch.linalg.vecdot(p, centred)
+            found.append((_log_sum(of, about, centred), mean))
+        log_sum, mean = (torch.cat(part) for part in zip(*found, strict=True))
+        kl = (self._mean - mean) + (log_sum - self._log_sum)
+        return self._cross_entropy(flat, log_sum), kl[self._at].cpu()
+
+    def _chunks(self, flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits ``[rows, vocabulary]`` and what they are taken about, ``[rows]``."""
+        yield from zip(flat.split(self._chunk), self._about.split(self._chunk), strict=True)
+
+    def _cross_entropy(self, flat: Tensor, log_sum: Tensor) -> Tensor:
+        return (self._about + log_sum)[self._at].sub(flat[self._at, self._target].float()).cpu()
+
+
+def _log_sum(logits: Tensor, about: Tensor, centred: Tensor) -> Tensor:
+    """Log sum exp of ``centred = logits [rows, vocabulary] - about [rows]``, ``[rows]``; ``centred`` is overwritten."""
+    found = centred.exp_().sum(dim=1).log()
+    return found if bool((found.abs() < _MOST_EXPONENT).all()) else logits.float().logsumexp(dim=1) - about
 
 
 class _Sums:

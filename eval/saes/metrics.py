@@ -1,58 +1,18 @@
 """Metrics of a trained SAE on held-out activations: one definition each, streaming."""
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from eval.metrics import RSquared, values
-from eval.saes.spread import Spread, held_out_rows, held_out_spread
+from eval.saes.batch import Batch, Rows
+from eval.saes.census import LatentCount, LatentSums, latent_columns
+from eval.saes.documents import RowSums, row_columns
+from eval.saes.spread import Spread, held_out_rows, held_out_spread, squared_distance
 from hookpoints.shards import ActivationDataset
 from saes.sae import SAE
-
-_ANTIPODAL_COSINE = -0.9
-_COSINE_CHUNK = 2048
-
-
-class Rows(NamedTuple):
-    """Activations, their latents and reconstructions."""
-
-    x: Tensor
-    """``[n, d_in]``."""
-    latents: Tensor
-    """``[n, d_sae]``, signed."""
-    x_hat: Tensor
-    """``[n, d_in]``."""
-
-    def only(self, chosen: Tensor) -> "Rows":
-        """Rows that ``chosen [n]`` marks."""
-        return self if bool(chosen.all()) else Rows(*(part[chosen] for part in self))
-
-
-class Batch:
-    """Some held-out rows as an SAE sees them: all, those that the norm filter keeps, and those without the top rows."""
-
-    def __init__(self, everything: Rows, is_outlier: Tensor, spread: Spread) -> None:
-        self.everything = everything
-        self.kept = everything.only(~is_outlier)
-        self._spread = spread
-
-    @cached_property
-    def without_top(self) -> Rows:
-        """Kept rows but for the hundredth that lies farthest from the mean."""
-        return self.kept.only(~self._spread.is_top(self.kept.x))
-
-    @cached_property
-    def n_positive(self) -> Tensor:
-        """``[d_sae]``: kept rows on which each latent is positive."""
-        return (self.kept.latents > 0).sum(dim=0)
-
-    @cached_property
-    def n_negative(self) -> Tensor:
-        """``[d_sae]``: kept rows on which each latent is negative."""
-        return (self.kept.latents < 0).sum(dim=0)
 
 
 class SAEMetric(Protocol):
@@ -98,90 +58,21 @@ class TopShare:
         """A property of the rows alone, known before."""
 
 
-class _Firings:
-    """How often each latent fires, by sign."""
+class L0:
+    """Mean number of non-zero latents per row, of either sign."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.n_rows = 0
-        self.positive: Tensor | int = 0
-        self.negative: Tensor | int = 0
+        self._n_fires = self.n_rows = 0
 
     def update(self, batch: Batch) -> None:
         """Add rows."""
-        self.positive = self.positive + batch.n_positive
-        self.negative = self.negative + batch.n_negative
+        self._n_fires += len(batch.firings.value)
         self.n_rows += len(batch.kept.latents)
 
     @property
-    def counts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Positive, negative and all firings, ``[d_sae]`` each."""
-        positive, negative = torch.as_tensor(self.positive), torch.as_tensor(self.negative)
-        return positive, negative, positive + negative
-
-
-class L0(_Firings):
-    """Mean number of non-zero latents per row, of either sign."""
-
-    @property
     def value(self) -> float:
-        return float(self.counts[2].sum()) / self.n_rows
-
-
-class DeadFraction(_Firings):
-    """Share of latents that fire on none of the rows."""
-
-    @property
-    def value(self) -> float:
-        return float((self.counts[2] == 0).double().mean())
-
-
-class BipolarFraction(_Firings):
-    """Share of live latents that fire with each sign at least ``min_fires`` times; 0 when none lives."""
-
-    def __init__(self, name: str, *, min_fires: int) -> None:
-        super().__init__(name)
-        self._min_fires = min_fires
-
-    @property
-    def value(self) -> float:
-        positive, negative, fires = self.counts
-        is_bipolar = (positive >= self._min_fires) & (negative >= self._min_fires)
-        return float(is_bipolar.sum()) / max(1, int((fires > 0).sum()))
-
-
-class PolarityBalance(_Firings):
-    """Mean over live latents of min(n+, n-)/(n+ + n-): 0 one-sided, 1/2 even."""
-
-    @property
-    def of_live_latents(self) -> Tensor:
-        """``[n_live]``."""
-        positive, negative, fires = self.counts
-        is_live = fires > 0
-        return torch.minimum(positive, negative)[is_live].double() / fires[is_live]
-
-    @property
-    def value(self) -> float:
-        return float(self.of_live_latents.mean())
-
-
-class AntipodalFraction(_Firings):
-    """Share of live latents whose decoder row ``W_dec [d_sae, d_in]`` has another live one at cosine below -0.9.
-
-    What a one-sided SAE spends two latents on, a signed latent does in one: the counterpart of `BipolarFraction`.
-    """
-
-    def __init__(self, name: str, W_dec: Tensor) -> None:
-        super().__init__(name)
-        self._W_dec = W_dec
-
-    @property
-    def value(self) -> float:
-        rows = torch.nn.functional.normalize(self._W_dec[self.counts[2] > 0].float(), dim=1)
-        if len(rows) == 0:
-            return 0.0
-        lowest = torch.cat([(chunk @ rows.T).amin(dim=1) for chunk in rows.split(_COSINE_CHUNK)])
-        return float((lowest < _ANTIPODAL_COSINE).double().mean())
+        return self._n_fires / self.n_rows
 
 
 class Shrinkage:
@@ -208,6 +99,39 @@ class Shrinkage:
         return self._sum / self._n_rows if self._n_rows else float("nan")
 
 
+class DocumentCount:
+    """`RowSums`, as rows come."""
+
+    def __init__(self) -> None:
+        self._pieces: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, batch: Batch) -> None:
+        """Add rows."""
+        rows = batch.kept
+        fires = torch.bincount(batch.firings.row, minlength=len(rows.x))
+        spread = batch.spread
+        per_row = (
+            torch.ones(len(rows.x), dtype=torch.float64),
+            fires.double(),
+            (rows.x.double() - rows.x_hat.double()).square().sum(dim=1).cpu(),
+            squared_distance(rows.x, spread.mean.to(rows.x.device)).cpu(),
+        )
+        self._pieces.append(_by_document(batch.document, torch.stack(per_row, dim=1)))
+
+    @property
+    def sums(self) -> RowSums:
+        """Of the rows seen."""
+        documents, sums = (torch.cat(parts) for parts in zip(*self._pieces, strict=True))
+        numbers, by_document = _by_document(documents, sums)
+        return RowSums(numbers, *by_document.unbind(dim=1))
+
+
+def _by_document(documents: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers ``[n_documents]`` and the sums ``[n_documents, m]`` of ``values [n, m]``."""
+    numbers, place = documents.unique(return_inverse=True)
+    return numbers, values.new_zeros(len(numbers), values.shape[1]).index_add_(0, place, values)
+
+
 class RowCount:
     """Rows evaluated, or the norm outliers that only ``r_squared_all_rows`` counts."""
 
@@ -221,16 +145,12 @@ class RowCount:
         self.value += len(batch.everything.x) - n_kept if self._outliers else n_kept
 
 
-def sae_metrics(W_dec: Tensor, centre: Tensor, spread: Spread, *, min_fires: int) -> list[SAEMetric]:
-    """The columns of an evaluation, in order. ``centre [d_in]``: mean of the training rows."""
+def sae_metrics(centre: Tensor, spread: Spread) -> list[SAEMetric]:
+    """Columns of an evaluation, in order. ``centre [d_in]``: mean of the training rows."""
     return [
         L0("l0"),
         ReconstructionR2("r_squared", lambda batch: batch.kept),
         ReconstructionR2("r_squared_all_rows", lambda batch: batch.everything),
-        DeadFraction("dead_fraction"),
-        BipolarFraction("bipolar_fraction", min_fires=min_fires),
-        PolarityBalance("polarity_balance"),
-        AntipodalFraction("antipodal_fraction", W_dec),
         Shrinkage("shrinkage", centre),
         ReconstructionR2("r_squared_without_top_1_percent", lambda batch: batch.without_top),
         TopShare("top_1_percent_share_of_sst", spread),
@@ -239,9 +159,18 @@ def sae_metrics(W_dec: Tensor, centre: Tensor, spread: Spread, *, min_fires: int
     ]
 
 
+class Measured(NamedTuple):
+    """What is known of an SAE on held-out rows."""
+
+    columns: dict[str, float]
+    """Of `eval.csv`."""
+    documents: RowSums
+    latents: LatentSums
+
+
 @torch.no_grad()
-def evaluate(sae: SAE, dataset: ActivationDataset, hook_name: str, *, min_fires: int = 10) -> dict[str, float]:
-    """`sae_metrics` on the held-out shards of a hook, by name. Raises ValueError when the SAE's d_in is not the hook's."""
+def evaluate(sae: SAE, dataset: ActivationDataset, hook_name: str, *, min_fires: int = 10) -> Measured:
+    """On the held-out shards of a hook. Raises ValueError when the SAE's d_in is not the hook's."""
     if sae.cfg.d_in != dataset.d_in(hook_name):
         raise ValueError(
             f"the SAE reads activations of width d_in {sae.cfg.d_in} and {hook_name} has width {dataset.d_in(hook_name)}: "
@@ -249,14 +178,12 @@ def evaluate(sae: SAE, dataset: ActivationDataset, hook_name: str, *, min_fires:
         )
     device = sae.b_dec.device
     spread = held_out_spread(dataset, hook_name)
-    metrics = sae_metrics(sae.W_dec, dataset.statistics(hook_name).mean.to(device), spread, min_fires=min_fires)
-    for x, is_outlier in held_out_rows(dataset, hook_name, device):
-        latents = sae.encode(x)
-        measure(metrics, Batch(Rows(x, latents, sae.decode(latents)), is_outlier, spread))
-    return values(metrics)
-
-
-def measure(metrics: Sequence[SAEMetric], batch: Batch) -> None:
-    """Update every metric."""
-    for metric in metrics:
-        metric.update(batch)
+    metrics = sae_metrics(dataset.statistics(hook_name).mean.to(device), spread)
+    documents, latents = DocumentCount(), LatentCount(sae.W_dec)
+    for piece in held_out_rows(dataset, hook_name, device):
+        encoded = sae.encode(piece.x)
+        batch = Batch(Rows(piece.x, encoded, sae.decode(encoded)), piece.is_outlier, piece.document, spread)
+        for counted in (*metrics, documents, latents):
+            counted.update(batch)
+    columns = {**values(metrics), **row_columns(documents.sums), **latent_columns(latents.sums, min_fires)}
+    return Measured(columns, documents.sums, latents.sums)

@@ -1,6 +1,6 @@
 """The report of an SAE study: verdicts, fronts, a table of every SAE."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +11,12 @@ from eval.page.charts import TICKS, Chart, Curve
 from eval.page.norms import NORMS_NOTE, norm_charts
 from eval.page.report import VERDICTS, Report, StudyFacts, activation_facts, closing_sections
 from eval.page.sections import Section, Verdict, table_for_people
+from eval.saes.census import LatentSums
+from eval.saes.comparisons import MATCHED, compare_all, matched_for_people, matched_table, verdict_table
+from eval.saes.documents import DocumentSums
 from eval.saes.families import Family, Selector, families
-from eval.saes.verdicts import compare_all, concentration, sentences, verdict_table
+from eval.saes.poles import census
+from eval.saes.verdicts import concentration, sentences
 from hookpoints.manifest import View
 
 _COLUMN_NOTE = (
@@ -21,6 +25,15 @@ _COLUMN_NOTE = (
     "that lies farthest from their mean. L0 counts non-zero latents of either sign. A latent is dead when "
     "it fires on none of n_tokens. Loss recovered compares the model's loss with reconstructions in place of the activations, "
     "with zeros (or with the training mean), and as it is, on n_loss_tokens; standard errors are over documents."
+)
+_MATCHED_NOTE = (
+    "Difference of the first from the second at equal L0, with its 95 % interval over seeds and documents (of the dead fraction: "
+    f"seeds alone); a dash where one was not swept that far. {MATCHED} has both values, and why an interval is missing."
+)
+_POLES_NOTE = (
+    "Directions by the energy that they give to reconstructions, in stretches of the ranking that double. A signed latent is "
+    "bipolar when it fires with each sign at least min_fires times. A one-sided SAE needs two latents for that: those that are "
+    "each other's most antipodal one, at a decoder cosine below -0.9, count as one direction. Bands span the seeds."
 )
 _FIRST_COLUMNS = [
     "hook_name",
@@ -65,23 +78,33 @@ class Provenance(NamedTuple):
     """Of the activations."""
     stopped: Mapping[str, str]
     """SAEs that diverged, and so are in no table or curve, with the reason."""
+    documents: Mapping[str, DocumentSums]
+    """What was measured of every SAE, by `sae_id`."""
+    latents: Callable[[str], LatentSums]
+    """What its latents do, read when it is asked for."""
+    min_fires: int
+    """`eval.min_fires`."""
 
 
 def sae_report(
     table: pd.DataFrame, provenance: Provenance, compare: Sequence[tuple[Selector, Selector]] | None = None
 ) -> Report:
     """From the rows of `eval.csv`; ``compare`` as in `eval.saes.families.pairs`."""
-    verdicts = verdict_table(compare_all(table, compare))
+    found, comparisons = families(table), compare_all(table, compare, provenance.documents)
+    verdicts, matched = verdict_table(comparisons), matched_table(comparisons)
     said = [Verdict(title, of) for title, of in sentences(verdicts).items()] or [Verdict("", [_NO_PAIR])]
     warnings = [Verdict(title, of) for title, of in concentration(table).items()]
+    poles, of_poles = census(found, provenance.latents, provenance.min_fires)
     sections = [
         Section("Verdicts", verdicts=warnings + said),
         Section(
             "Fronts",
             note="Lines join the seed means; a band spans the lowest and highest seed. Dead fractions are on a logarithmic axis; "
             "no dead latent is drawn as half a latent.",
-            figures=fronts(families(table)),
+            figures=fronts(found),
         ),
+        Section("At matched L0", note=_MATCHED_NOTE, table=matched_for_people(matched) if len(matched) else None),
+        Section("Both poles", note=_POLES_NOTE, verdicts=of_poles, figures=poles),
         Section("SAEs", note=_COLUMN_NOTE, table=table_for_people(table, _FIRST_COLUMNS, "sae_id")),
         Section(
             "Activations",
@@ -92,7 +115,8 @@ def sae_report(
         *closing_sections(provenance.study, [(f"stopped: {one}", why) for one, why in provenance.stopped.items()]),
     ]
     title = f"{provenance.study.name}: sparse autoencoders compared"
-    return Report(title, _lead(table, provenance.view), sections, {VERDICTS: verdicts})
+    tables = {VERDICTS: verdicts} | ({MATCHED: matched} if len(matched) else {})
+    return Report(title, _lead(table, provenance.view), sections, tables)
 
 
 def fronts(found: Sequence[Family]) -> list[Chart]:

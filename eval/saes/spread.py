@@ -42,21 +42,32 @@ def squared_distance(rows: Tensor, centre: Tensor) -> Tensor:
 def held_out_spread(dataset: ActivationDataset, hook_name: str) -> Spread:
     """One pass over the held-out rows, for every SAE of the hook."""
     mean = torch.tensor(dataset.view.hooks[hook_name].held_out_mean, dtype=torch.float64)
-    distances = torch.cat(
-        [squared_distance(x[~is_outlier], mean) for x, is_outlier in held_out_rows(dataset, hook_name, "cpu")]
-    )
+    distances = torch.cat([squared_distance(piece.kept, mean) for piece in held_out_rows(dataset, hook_name, "cpu")])
     top = distances.topk(ceil(TOP_FRACTION * len(distances))).values
     total = float(distances.sum())
     return Spread(mean, float(top[-1]), float(top.sum()) / total if total > 0 else 0.0)
 
 
-def held_out_rows(
-    dataset: ActivationDataset, hook_name: str, device: torch.device | str
-) -> Iterable[tuple[Tensor, Tensor]]:
-    """Pieces of the held-out rows ``[n, d_in]`` with ``[n]`` bool that marks norm outliers."""
+class HeldOutRows(NamedTuple):
+    """A piece of the held-out rows of a hook."""
+
+    x: Tensor
+    """``[n, d_in]``."""
+    is_outlier: Tensor
+    """``[n]`` bool: norm over the filter's bound."""
+    document: Tensor
+    """``[n]`` int64, on the CPU: number of the document that each is of."""
+
+    @property
+    def kept(self) -> Tensor:
+        """``[n_kept, d_in]``."""
+        return self.x[~self.is_outlier]
+
+
+def held_out_rows(dataset: ActivationDataset, hook_name: str, device: torch.device | str) -> Iterable[HeldOutRows]:
+    """Pieces of them."""
     for index in dataset.shards("held_out"):
-        rows = dataset.read(hook_name, index)
-        for x, is_outlier in zip(
-            rows.activations.split(_ROWS_PER_STEP), rows.is_outlier.split(_ROWS_PER_STEP), strict=True
-        ):
-            yield x.to(device), is_outlier.to(device)
+        rows, document = dataset.read(hook_name, index), dataset.read_tokens(index)["document"].long()
+        pieces = (part.split(_ROWS_PER_STEP) for part in (*rows, document))
+        for x, is_outlier, of in zip(*pieces, strict=True):
+            yield HeldOutRows(x.to(device), is_outlier.to(device), of)

@@ -1,88 +1,23 @@
 """Verdicts in words, with their numbers: does one family of SAEs beat another, where, and how surely?"""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from eval.saes.families import Family, Selector, families, is_diverged, pairs
-from eval.saes.pareto import Curve, Dominance, Sweep, dead_fraction_ratio, dominance, mean_dead_fraction
+from eval.saes.families import is_diverged
 from eval.saes.spread import DECISIVE_SHARE
 
-MATCHED_L0 = 64.0
+_MATCHED = {"r_squared": "R²", "loss_recovered": "loss recovered", "dead_fraction": "the dead fraction"}
 _LEAST_TELLING_L0 = 8.0
 """Below it an SAE explains so little that fronts there tell little about it."""
 _LEAST_TELLING_OVERLAP = 2.0
 """As a ratio of L0."""
 
 
-class Comparison(NamedTuple):
-    """One family against another on the same hookpoint."""
-
-    hook_name: str
-    a: Family
-    b: Family
-    dominance: Dominance | None
-    r_squared_matched: tuple[float, float] | None
-    """R2 of A and B at L0 = 64; None where either was not swept that far (never extrapolated)."""
-    dead_fraction_matched: tuple[float, float] | None
-    """Dead fraction of A and B at L0 = 64."""
-    dead_fraction_ratio: float | None
-    """Geometric mean of A / B over the sweep; None without overlap, and when neither has a dead latent."""
-
-
-def compare_all(table: pd.DataFrame, compare: Sequence[tuple[Selector, Selector]] | None = None) -> list[Comparison]:
-    """The comparisons that a study names; by default every signed family against every unsigned one of its hookpoint."""
-    found = families(table)
-    sweeps = {id(family): family.sweep for family in found}
-    return [_compare(a, b, sweeps[id(a)], sweeps[id(b)]) for a, b in pairs(found, compare)]
-
-
-def _compare(a: Family, b: Family, sweep_a: Sweep, sweep_b: Sweep) -> Comparison:
-    return Comparison(
-        a.hook_name,
-        a,
-        b,
-        dominance(sweep_a, sweep_b),
-        _matched(sweep_a.front, sweep_b.front),
-        _matched(mean_dead_fraction(sweep_a), mean_dead_fraction(sweep_b)),
-        dead_fraction_ratio(sweep_a, sweep_b),
-    )
-
-
-def verdict_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """The numbers of every comparison, a row each; empty cells where there are none."""
-    return pd.DataFrame([_row(comparison) for comparison in comparisons])
-
-
-def _row(c: Comparison) -> dict[str, Any]:
-    d = c.dominance
-    return {
-        "hook_name": c.hook_name,
-        "a": c.a.label,
-        "b": c.b.label,
-        "n_params_a": c.a.n_params,
-        "n_params_b": c.b.n_params,
-        "l0_low": d.l0_low if d else None,
-        "l0_high": d.l0_high if d else None,
-        "gap_minimum": d.minimum if d else None,
-        "gap_maximum": d.maximum if d else None,
-        "gap_mean": d.mean if d else None,
-        "share_positive": d.share_positive if d else None,
-        "gap_minimum_low": d.interval[0] if d and d.interval else None,
-        "gap_minimum_high": d.interval[1] if d and d.interval else None,
-        "strictly_dominates": d.is_strict if d else None,
-        "r_squared_a_at_64": c.r_squared_matched[0] if c.r_squared_matched else None,
-        "r_squared_b_at_64": c.r_squared_matched[1] if c.r_squared_matched else None,
-        "dead_fraction_a_at_64": c.dead_fraction_matched[0] if c.dead_fraction_matched else None,
-        "dead_fraction_b_at_64": c.dead_fraction_matched[1] if c.dead_fraction_matched else None,
-        "dead_fraction_ratio": c.dead_fraction_ratio,
-    }
-
-
 def sentences(verdicts: pd.DataFrame) -> dict[str, list[str]]:
-    """A verdict table, as `verdict_table` makes it and `verdicts.csv` holds it, in words: by title, a sentence each."""
+    """The table of `eval.saes.comparisons.verdict_table`, as `verdicts.csv` holds it, in words: by title, a sentence each."""
     said: dict[str, list[str]] = {}
     for row in verdicts.to_dict("records"):
         known = {str(name): None if pd.isna(value) else value for name, value in row.items()}
@@ -96,20 +31,8 @@ def _sentences(row: dict[str, Any]) -> list[str]:
     said = [f"{a} has {row['n_params_a']:,} parameters, {share:.2f} times the {row['n_params_b']:,} of {b}."]
     if row["l0_low"] is None:
         return [*said, f"{a} and {b} share no range of L0, so their fronts cannot be compared; widen the lambda sweep."]
-    said.append(_dominance_sentence(row))
-    said += _reservations(row)
-    said.append(_interval_sentence(row))
-    at_a, at_b = row["r_squared_a_at_64"], row["r_squared_b_at_64"]
-    if at_a is None:
-        said.append(
-            f"L0 = {MATCHED_L0:g} lies outside the L0 range that both fronts cover, so no value is given there."
-        )
-    else:
-        said.append(f"At matched L0 = {MATCHED_L0:g}, R² is {at_a:.4f} against {at_b:.4f} ({at_a - at_b:+.4f}).")
-    dead_a, dead_b = row["dead_fraction_a_at_64"], row["dead_fraction_b_at_64"]
-    if dead_a is not None:
-        change = f"{dead_a:.4f} against {dead_b:.4f} ({dead_a - dead_b:+.4f})" if dead_a or dead_b else "zero for both"
-        said.append(f"At matched L0 = {MATCHED_L0:g}, the dead fraction is {change}.")
+    said += [_dominance_sentence(row), *_reservations(row), _interval_sentence(row)]
+    said += [_matched_sentence(row, name, words) for name, words in _MATCHED.items() if f"{name}_a_at_64" in row]
     if row["dead_fraction_ratio"] is None:
         said.append("Neither has a dead latent over the sweep.")
     else:
@@ -118,6 +41,17 @@ def _sentences(row: dict[str, Any]) -> list[str]:
             "(geometric mean at equal L0; no dead latent counts as half a latent)."
         )
     return said
+
+
+def _matched_sentence(row: dict[str, Any], name: str, words: str) -> str:
+    at_a, at_b = row[f"{name}_a_at_64"], row[f"{name}_b_at_64"]
+    if at_a is None or at_b is None:
+        return f"L0 = 64 lies outside the L0 range that both were swept over, so no {words} is given there."
+    if name == "dead_fraction" and not (at_a or at_b):
+        return "At matched L0 = 64, the dead fraction is zero for both."
+    low, high, note = (row[f"{name}_at_64_{part}"] for part in ("low", "high", "note"))
+    sure = f"no interval: {note}" if low is None else f"95 % interval from {low:+.4f} to {high:+.4f}"
+    return f"At matched L0 = 64, {words} is {at_a:.4f} against {at_b:.4f} ({at_a - at_b:+.4f}; {sure})."
 
 
 def concentration(table: pd.DataFrame) -> dict[str, list[str]]:
@@ -153,21 +87,14 @@ def _range(values: Sequence[float]) -> str:
     return f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
 
 
-def _matched(a: Curve, b: Curve) -> tuple[float, float] | None:
-    if len(a.l0) == 0 or len(b.l0) == 0:
-        return None
-    at_a, at_b = float(a.at(MATCHED_L0)), float(b.at(MATCHED_L0))
-    return None if at_a != at_a or at_b != at_b else (at_a, at_b)
-
-
 def _dominance_sentence(row: dict[str, Any]) -> str:
     a, b = row["a"], row["b"]
     where = f"for L0 from {row['l0_low']:.1f} to {row['l0_high']:.1f}"
     gap = f"R² gap from {row['gap_minimum']:+.4f} to {row['gap_maximum']:+.4f}"
-    if row["strictly_dominates"]:
-        return f"{a} strictly dominates {b} {where}: {gap}."
+    if row["dominates_mean_front"]:
+        return f"{a} dominates the mean frontier of {b} {where}: {gap}."
     if row["gap_maximum"] < 0:
-        return f"{b} strictly dominates {a} {where}: {gap}."
+        return f"{b} dominates the mean frontier of {a} {where}: {gap}."
     return f"Neither dominates {where}: {a} lies above {b} on {row['share_positive']:.0%} of that range, {gap}."
 
 
@@ -189,5 +116,6 @@ def _reservations(row: dict[str, Any]) -> list[str]:
 def _interval_sentence(row: dict[str, Any]) -> str:
     low, high = row["gap_minimum_low"], row["gap_minimum_high"]
     if low is None:
-        return "There is one seed, so nothing is known of the spread; give more seeds for an interval."
-    return f"Over seeds, the smallest gap has a 95 % bootstrap interval from {low:+.4f} to {high:+.4f}."
+        return f"The smallest gap has no interval: {row['gap_minimum_note']}."
+    over = "seeds and documents" if row["has_documents"] else "seeds"
+    return f"Over {over}, the smallest gap has a 95 % interval from {low:+.4f} to {high:+.4f}."

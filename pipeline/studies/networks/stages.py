@@ -17,7 +17,7 @@ from pipeline.run_dir import RunDirectory
 from pipeline.studies.networks.paths import Tasks, paths_of
 from pipeline.studies.networks.study import ActivationData, CSVData, NetworkSpec, NetworkStudy
 from pipeline.study import Summary
-from pipeline.table import for_people, measured_values, read_evaluation, study_facts, without_nan, write_evaluation
+from pipeline.table import for_people, read_evaluation, study_facts, write_evaluation
 from pipeline.units import (
     Found,
     Product,
@@ -32,6 +32,7 @@ from pipeline.units import (
     require_trained,
     say_found,
 )
+from pipeline.values import measured_values, without_nan
 from twolayer.certificate import Certificate
 from twolayer.io import load_network
 

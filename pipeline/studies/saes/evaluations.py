@@ -3,15 +3,13 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from core.devices import resolve_device
-from core.files import DamagedFileError, read_json, write_json
 from core.schema import differences
-from eval.saes import metrics
-from eval.saes.loss import Losses, loss_columns, loss_text, spliced_losses
+from eval.saes.census import LatentSums
+from eval.saes.documents import DocumentSums
+from eval.saes.loss import loss_text, spliced_losses
+from eval.saes.metrics import evaluate
 from hookpoints.config import model_id
 from hookpoints.contents import model_contents
 from hookpoints.contexts import ContextStore
@@ -22,12 +20,19 @@ from hookpoints.splice import Splicer
 from pipeline.activations import row_needs
 from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
+from pipeline.studies.saes.measured import (
+    EVALUATION,
+    LOSS,
+    columns,
+    read_documents,
+    read_latents,
+    write_losses,
+    write_measured,
+)
 from pipeline.studies.saes.study import SAESpec, SAEStudy
-from pipeline.table import SCHEMA_VERSION, measured_values, without_nan
+from pipeline.table import SCHEMA_VERSION
 from pipeline.units import Product, Tick, Unit, redone
 from saes.io import read_sae
-
-_EVALUATION, _LOSS = "eval.json", "loss.json"
 
 
 class Evaluations:
@@ -47,7 +52,7 @@ class Evaluations:
     def units(self) -> list[Unit]:
         """All of them."""
         of_rows = [Unit([self._product(spec)], partial(self._measure, spec)) for spec in self._specs]
-        if self._study.eval.loss_tokens is None:
+        if not self._has_losses:
             return of_rows
         by_hook: dict[str, list[SAESpec]] = {}
         for spec in self._specs:
@@ -59,11 +64,19 @@ class Evaluations:
 
     def values(self, spec: SAESpec) -> dict[str, float | None]:
         """Columns of eval.csv that were measured of an SAE."""
-        folder = self._folder(spec.sae_id)
-        of_rows = measured_values(folder / _EVALUATION)
-        if self._study.eval.loss_tokens is None:
-            return of_rows
-        return {**of_rows, **without_nan(loss_columns(read_losses(folder / _LOSS)))}
+        return columns(self._folder(spec.sae_id), with_losses=self._has_losses)
+
+    def documents(self, sae_id: str) -> DocumentSums:
+        """What was measured of an SAE, by document."""
+        return read_documents(self._folder(sae_id), with_losses=self._has_losses)
+
+    def latents(self, sae_id: str) -> LatentSums:
+        """What was measured of an SAE, by latent."""
+        return read_latents(self._folder(sae_id))
+
+    @property
+    def _has_losses(self) -> bool:
+        return self._study.eval.loss_tokens is not None
 
     def _folder(self, sae_id: str) -> Path:
         return self._run.folder("saes", sae_id)
@@ -75,13 +88,13 @@ class Evaluations:
             "min_fires": self._study.eval.min_fires,
             "columns": SCHEMA_VERSION,
         }
-        return Product(spec.sae_id, needs, [self._folder(spec.sae_id) / _EVALUATION], is_redone=redone)
+        return Product(spec.sae_id, needs, [self._folder(spec.sae_id) / EVALUATION], is_redone=redone)
 
     def _measure(self, spec: SAESpec, missing: Sequence[Product], _: Tick) -> None:
         folder = self._folder(spec.sae_id)
         trained = read_sae(folder, resolve_device(self._study.eval.device, needs_float64=True)).sae
-        values = metrics.evaluate(trained, self._dataset, spec.hook_name, min_fires=self._study.eval.min_fires)
-        write_json(folder / _EVALUATION, {**without_nan(values), "unit": missing[0].signature})
+        measured = evaluate(trained, self._dataset, spec.hook_name, min_fires=self._study.eval.min_fires)
+        write_measured(folder, measured, missing[0].signature)
 
     def _loss_product(self, spec: SAESpec) -> Product:
         needs = {
@@ -90,7 +103,7 @@ class Evaluations:
             "loss_tokens": self._study.eval.loss_tokens,
             "columns": SCHEMA_VERSION,
         }
-        return Product(f"{spec.sae_id} loss", needs, [self._folder(spec.sae_id) / _LOSS], is_redone=redone)
+        return Product(f"{spec.sae_id} loss", needs, [self._folder(spec.sae_id) / LOSS], is_redone=redone)
 
     def _splice(self, hook_name: str, missing: Sequence[Product], tick: Tick) -> None:
         """The losses of the SAEs of one hookpoint, in one pass over the text."""
@@ -123,7 +136,7 @@ class Evaluations:
                 "forward passes"
             )
         for product in missing:
-            write_json(product.files[0], {**_as_json(losses[product.name]), "unit": product.signature})
+            write_losses(folders[product.name], losses[product.name], product.signature)
 
     def _loaded(self) -> LanguageModel:
         """The model that the activations came from, loaded once. Raises ValueError where the study's is another."""
@@ -141,21 +154,3 @@ class Evaluations:
                     + "\n".join(f"  model.{line}" for line in lines)
                 )
         return self._model
-
-
-def _as_json(losses: Losses) -> dict[str, Any]:
-    return {name: value if isinstance(value, float) else value.tolist() for name, value in losses._asdict().items()}
-
-
-def read_losses(path: Path) -> Losses:
-    """What a loss.json holds. Raises DamagedFileError for anything else in it."""
-    way_out = f"delete {path} and run dipole eval again"
-    stored = read_json(path, way_out)
-    try:
-        tensors = {
-            name: torch.tensor(stored[name], dtype=torch.int64 if name == "document" else torch.float64)
-            for name in Losses._fields[:-1]
-        }
-        return Losses(**tensors, spliced_fraction=float(stored["spliced_fraction"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedFileError(f"{path} holds no losses by document ({error}): {way_out}") from error

@@ -84,7 +84,8 @@ def report(study: SAEStudy, run: RunDirectory) -> None:
     there = _look(study, run)
     require_trained(there.found, "SAEs")
     trained = _trained(run, there.specs)
-    products = products_of(_evaluations(study, run, there, trained).units())
+    evaluations = _evaluations(study, run, there, trained)
+    products = products_of(evaluations.units())
     table = read_evaluation(run, made_from(products))
     made = {
         "harvest": there.dataset.view.manifest.environments,
@@ -92,7 +93,10 @@ def report(study: SAEStudy, run: RunDirectory) -> None:
         "evaluations": [look(product).environment for product in products],
     }
     facts = study_facts(study, run, made, [f"saes/{name}" for name in _others(run, there.specs)])
-    provenance = Provenance(facts, there.dataset.view, _stopped(run, there.specs))
+    documents = {spec.sae_id: evaluations.documents(spec.sae_id) for spec in trained}
+    provenance = Provenance(
+        facts, there.dataset.view, _stopped(run, there.specs), documents, evaluations.latents, study.eval.min_fires
+    )
     described = sae_report(table, provenance, study.selectors)
     say(f"report: {write_report(run.out, described).html}")
 

@@ -15,7 +15,7 @@ from pipeline.progress import say
 from pipeline.run_dir import RunDirectory
 from pipeline.studies.xor.study import XORStudy
 from pipeline.study import Summary
-from pipeline.table import for_people, read_evaluation, read_verdicts, study_facts, without_nan, write_evaluation
+from pipeline.table import for_people, read_evaluation, read_verdicts, study_facts, write_evaluation
 from pipeline.units import (
     Found,
     Needs,
@@ -32,6 +32,7 @@ from pipeline.units import (
     require_trained,
     say_found,
 )
+from pipeline.values import without_nan
 from twolayer.xor.descent import DESCENTS, Descent, MeasuredDescent
 
 _CHECKPOINT_EVERY = 1000

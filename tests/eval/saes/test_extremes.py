@@ -3,9 +3,9 @@
 import pandas as pd
 
 from eval.page.charts import Chart
+from eval.saes.comparisons import compare_all, verdict_table
 from eval.saes.families import families
 from eval.saes.report import fronts, sae_report
-from eval.saes.verdicts import compare_all, verdict_table
 from tests.eval.saes.test_report import provenance, table
 
 

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.saes import pareto
-from eval.saes.pareto import Curve, Sweep, dead_fraction_ratio, dominance, mean_front, pareto_front
+from eval.saes.draws import draws, smallest_gaps
+from eval.saes.pareto import Curve, Sweep, dead_fraction_ratio, gap, mean_front, pareto_front
 
 
 def sweep(l0, r_squared, dead=None, d_sae=100) -> Sweep:
@@ -38,65 +39,58 @@ def test_interpolation_is_linear_in_log_l0_and_never_extrapolates():
 def test_dominance_by_hand():
     a = sweep([10, 100], [0.6, 0.8])
     b = sweep([10, 100], [0.5, 0.75])
-    verdict = dominance(a, b)
+    verdict = gap(a, b)
     assert verdict is not None
     assert (verdict.l0_low, verdict.l0_high) == (10, 100)
     assert verdict.minimum == pytest.approx(0.05)
     assert verdict.maximum == pytest.approx(0.1)
     assert verdict.share_positive == 1.0
-    assert verdict.is_strict
-    assert verdict.interval is None
+    assert verdict.dominates
 
 
 def test_dominance_is_over_the_overlap_only():
-    verdict = dominance(sweep([1, 50], [0.0, 0.9]), sweep([20, 400], [0.1, 0.2]))
+    verdict = gap(sweep([1, 50], [0.0, 0.9]), sweep([20, 400], [0.1, 0.2]))
     assert verdict is not None
     assert (verdict.l0_low, verdict.l0_high) == (20, 50)
 
 
 def test_crossing_fronts():
-    verdict = dominance(sweep([10, 1000], [0.4, 0.8]), sweep([10, 1000], [0.5, 0.7]))
+    verdict = gap(sweep([10, 1000], [0.4, 0.8]), sweep([10, 1000], [0.5, 0.7]))
     assert verdict is not None
-    assert not verdict.is_strict
+    assert not verdict.dominates
     assert verdict.share_positive == pytest.approx(0.5, abs=0.01)
 
 
 def test_no_overlap():
-    assert dominance(sweep([1, 2], [0.1, 0.2]), sweep([3, 4], [0.1, 0.2])) is None
-    assert dominance(sweep([0, 0], [0.1, 0.2]), sweep([3, 4], [0.1, 0.2])) is None
+    assert gap(sweep([1, 2], [0.1, 0.2]), sweep([3, 4], [0.1, 0.2])) is None
+    assert gap(sweep([0, 0], [0.1, 0.2]), sweep([3, 4], [0.1, 0.2])) is None
 
 
-def test_interval_covers_the_spread_of_seeds():
-    generator = np.random.default_rng(0)
-    noise = generator.normal(0, 0.01, (5, 1))
-    a = sweep(np.tile([10.0, 100.0], (5, 1)), np.array([0.6, 0.8]) + noise)
-    b = sweep(np.tile([10.0, 100.0], (5, 1)), np.array([0.6, 0.8]) - noise)
-    verdict = dominance(a, b)
-    assert verdict is not None
-    assert verdict.interval is not None
-    low, high = verdict.interval
-    assert low < verdict.minimum < high
-    assert high - low < 0.06
-
-
-@given(st.integers(0, 10_000), st.integers(2, 5), st.integers(2, 5), st.integers(1, 6))
-def test_resampling_all_at_once_is_resampling_one_by_one(seed, n_seeds_a, n_seeds_b, n_coefficients):
+@given(st.integers(0, 10_000), st.integers(2, 5), st.integers(1, 6))
+def test_curves_all_at_once_are_curves_one_by_one(seed, n_seeds, n_coefficients):
     """Dead SAEs (L0 of 0), points that others beat and fronts that share no range among them."""
     generator = np.random.default_rng(seed)
 
-    def drawn(n_seeds: int) -> Sweep:
+    def drawn() -> Sweep:
         l0 = np.exp(generator.normal(2, 1, (n_seeds, n_coefficients)).round(1))
         l0[:, generator.random(n_coefficients) < 0.1] = 0
         return sweep(l0, generator.random((n_seeds, n_coefficients)).round(2))
 
-    a, b = drawn(n_seeds_a), drawn(n_seeds_b)
-    of_a, of_b = (np.random.default_rng([0, n]).integers(n, size=(1000, n)) for n in (n_seeds_a, n_seeds_b))
-    at_once = pareto._smallest_gaps(a.resampled, b.resampled)
-    for number in range(0, len(at_once), 97):
-        drawn_a, drawn_b = a.of_seeds(of_a[number]), b.of_seeds(of_b[number])
-        overlap = pareto._overlap(mean_front(drawn_a), mean_front(drawn_b))
-        expected = np.nan if overlap is None else pareto._gap(drawn_a, drawn_b, overlap).min()
-        assert at_once[number] == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
+    def without(of: Sweep, left_out: int) -> Sweep:
+        kept = np.arange(n_seeds) != left_out
+        return Sweep(of.l0[kept], of.r_squared[kept], of.dead_fraction[kept], of.d_sae)
+
+    a, b = drawn(), drawn()
+    of_a, of_b = draws(a, "r_squared"), draws(b, "r_squared")
+    assert of_a is not None
+    assert of_b is not None
+    at_once = smallest_gaps(of_a.curves, of_b.curves)
+    one_by_one = [(a, b), *((without(a, seed), without(b, seed)) for seed in range(n_seeds))]
+    assert len(at_once) == len(one_by_one)
+    for found, (one_a, one_b) in zip(at_once, one_by_one, strict=True):
+        overlap = pareto._overlap(mean_front(one_a), mean_front(one_b))
+        expected = np.nan if overlap is None else pareto._along(one_a, one_b, overlap).min()
+        assert found == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
 
 
 def test_mean_front_is_of_the_seed_means():

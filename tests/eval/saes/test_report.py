@@ -4,11 +4,14 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from eval.page.report import ReportFiles, StudyFacts, write_report
+from eval.saes.census import LatentSums
+from eval.saes.comparisons import compare_all, verdict_table
 from eval.saes.families import families, labels
 from eval.saes.report import Provenance, sae_report
-from eval.saes.verdicts import compare_all, concentration, sentences, verdict_table
+from eval.saes.verdicts import concentration, sentences
 from hookpoints.anatomy import Place, Term
 from hookpoints.config import SPLITS, HarvestConfig
 from hookpoints.contents import HarvestContents, ModelContents, row_settings
@@ -39,7 +42,7 @@ def table(n_seeds: int = 3, gap: float = 0.05) -> pd.DataFrame:
             "seed": seed,
             "sparsity_coefficient": coefficient,
             "l0": l0 + seed,
-            "r_squared": 0.3 + 0.1 * np.log(l0) + advantage + 0.001 * seed,
+            "r_squared": 0.3 + 0.1 * np.log(l0) + advantage + 0.001 * seed * (1 + (architecture == "gated")),
             "r_squared_all_rows": 0.5,
             "r_squared_without_top_1_percent": 0.4,
             "top_1_percent_share_of_sst": 0.05,
@@ -64,6 +67,19 @@ def table(n_seeds: int = 3, gap: float = 0.05) -> pd.DataFrame:
         for hook_name, (architecture, d_sae, advantage), (coefficient, l0), seed in cells
     ]
     return pd.DataFrame(rows)
+
+
+def latents(sae_id: str) -> LatentSums:
+    """Every other latent of a signed SAE is bipolar."""
+    n = 200
+    energy = torch.linspace(2, 1, n, dtype=torch.float64)
+    positive = torch.full((n,), 20.0, dtype=torch.float64)
+    is_signed = sae_id.split("-")[1] == "sa_gated"
+    negative = positive * (torch.arange(n) % 2 == 0) * is_signed
+    nobody = torch.full((n,), -1)
+    return LatentSums(
+        positive, negative, positive, negative, energy, energy * (negative > 0), nobody, torch.zeros_like(energy)
+    )
 
 
 SECONDS = pd.DataFrame([{"trained": "one", "seconds": 1.5}])
@@ -112,7 +128,7 @@ def provenance() -> Provenance:
     )
     stages = [{"stage": "train", "seconds": 12.0, "peak_memory_bytes": 10**9}]
     facts = StudyFacts("study <1>", "name: study\n", [("all", {"python": "3.11"})], ["saes/other"], stages, SECONDS)
-    return Provenance(facts, manifest.at(HOOKS, 0), {"sae-x": "loss is nan at step 3"})
+    return Provenance(facts, manifest.at(HOOKS, 0), {"sae-x": "loss is nan at step 3"}, {}, latents, 10)
 
 
 @pytest.fixture(scope="module")
@@ -132,19 +148,20 @@ def test_verdict_sentences():
     said = said_of(table())
     assert "SA-GSAE 1152 has 1,330,560 parameters, 0.50 times the 2,661,120 of Gated 2304." in said
     assert (
-        "SA-GSAE 1152 strictly dominates Gated 2304 for L0 from 10.0 to 81.0: R² gap from +0.0500 to +0.0500." in said
+        "SA-GSAE 1152 dominates the mean frontier of Gated 2304 for L0 from 10.0 to 81.0: R² gap from +0.0490 to +0.0490."
+        in said
     )
-    assert "95 % bootstrap interval from +0.05" in said
+    assert "Over seeds, the smallest gap has a 95 % interval from +0.0465 to +0.0515" in said
     assert "At matched L0 = 64, R² is" in said
-    assert "At matched L0 = 64, the dead fraction is 0.1500 against 0.2000 (-0.0500)." in said
+    assert "the dead fraction is 0.1500 against 0.2000 (-0.0500; no interval: all seeds have the same value)." in said
     assert "its dead fraction is 0.75 times that of Gated 2304" in said
 
 
 @pytest.mark.parametrize(
     ("gap", "n_seeds", "expected"),
     [
-        (-0.05, 3, "Gated 2304 strictly dominates SA-GSAE 1152"),
-        (0.05, 1, "There is one seed, so nothing is known of the spread"),
+        (-0.05, 3, "Gated 2304 dominates the mean frontier of SA-GSAE 1152"),
+        (0.05, 1, "The smallest gap has no interval: there is one seed, so nothing is known of the spread"),
     ],
 )
 def test_other_verdicts(gap, n_seeds, expected):
@@ -170,7 +187,7 @@ def with_l0(low: float, high: float) -> pd.DataFrame:
 )
 def test_a_verdict_says_where_it_says_little(low, high, expected):
     said = said_of(with_l0(low, high))
-    assert "strictly dominates" in said
+    assert "dominates the mean frontier" in said
     assert ("says little" in said) == (expected is not None)
     assert (expected or "") in said
 
@@ -258,11 +275,11 @@ def test_labels_say_what_a_study_varies_and_what_is_not_usual():
 def test_files(report):
     assert all(path.stat().st_size > 10_000 for path in report.pngs)
     verdicts = pd.read_csv(report.csvs[0])
-    assert verdicts["strictly_dominates"].tolist() == [True, True]
+    assert verdicts["dominates_mean_front"].tolist() == [True, True]
     page = report.html.read_text(encoding="utf8")
     assert "study &lt;1&gt;" in page
     assert "loss is nan at step 3" in page
-    assert page.count("Plotly.newPlot(") == 6
+    assert page.count("Plotly.newPlot(") == 8
     assert page.count("plotly.js v") == 1
 
 
@@ -271,8 +288,12 @@ def test_files(report):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser(report, width):
     with opened(report.html, width) as page:
-        assert page.locator(".xtitle").all_text_contents() == [*["L0 (latents per token)"] * 4, *["||x||"] * 2]
-        assert {"R² on held-out tokens (1 = perfect)", "Dead fraction (share of latents)", "Share of rows"} == set(
-            page.locator(".ytitle").all_text_contents()
-        )
+        expected = [*["L0 (latents per token)"] * 4, *["Rank by energy (1 = most)"] * 2, *["||x||"] * 2]
+        assert page.locator(".xtitle").all_text_contents() == expected
+        assert {
+            "R² on held-out tokens (1 = perfect)",
+            "Dead fraction (share of latents)",
+            "Share that is bipolar",
+            "Share of rows",
+        } == set(page.locator(".ytitle").all_text_contents())
         assert sorts_both_ways(page, "l0")

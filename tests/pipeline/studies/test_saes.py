@@ -33,11 +33,11 @@ def test_run_leaves_every_artifact(finished):
         "l0",
         "r_squared",
         "r_squared_all_rows",
-        "dead_fraction",
-        "bipolar_fraction",
-        "polarity_balance",
-        "antipodal_fraction",
         "shrinkage",
+        "r_squared_without_top_1_percent",
+        "top_1_percent_share_of_sst",
+        "n_tokens",
+        "n_outliers",
     ]
     assert len(table) == 16
     assert table["r_squared"].between(-1, 1).all()
