@@ -40,6 +40,7 @@ bench: interop  ## Run every benchmark (minutes; installs sae-lens and pyscnn to
 	$(BIN)/python -m benchmarks.train_step --growth
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.time_to_quality
+	$(BIN)/python -m benchmarks.losses
 	$(PIP) --no-deps pyscnn linalg-backends opt_einsum
 	$(BIN)/python -m benchmarks.admm
 

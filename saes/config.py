@@ -4,6 +4,13 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
+Frozen = Literal["nothing", "decoder", "encoder", "dictionary"]
+FROZEN_PARAMETERS: dict[Frozen, tuple[str, ...]] = {
+    "nothing": (),
+    "decoder": ("W_dec",),
+    "encoder": ("W_enc",),
+    "dictionary": ("W_dec", "W_enc"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class LearnerConfig:
     """Of the encoder product. bfloat16 only screens for open gates, so the step stays exact; auto: where it is native."""
     target_l0: float | None = None
     """Steer lambda, from the coefficient given, so that training ends near this L0."""
+    frozen: Frozen = "nothing"
+    """What stays as it was drawn: baselines that say how much of a score training the directions is worth."""
     dead_reset: bool = True
     """Recalibrate the threshold of a latent that has not fired for `dead_window` tokens."""
     dead_window: int = 200_000

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from saes.architectures.base import Architecture, Gradients
-from saes.config import LearnerConfig, schedule
+from saes.config import FROZEN_PARAMETERS, LearnerConfig, schedule
 from saes.sae import SAE, folded
 from saes.support import resolve_compute_dtype
 
@@ -52,7 +52,12 @@ class SAELearner:
             sae.b_dec.copy_(mean * scale)
         self.sae = sae.to(device)
         self._compute_dtype = resolve_compute_dtype(config.compute_dtype, torch.device(device))
-        self._trained = {name: _as_it_lies(name, parameter.detach()) for name, parameter in self.sae.named_parameters()}
+        frozen = FROZEN_PARAMETERS[config.frozen]
+        self._trained = {
+            name: _as_it_lies(name, parameter.detach())
+            for name, parameter in self.sae.named_parameters()
+            if name not in frozen
+        }
         self.optimizer = torch.optim.Adam(
             self._trained.values(), lr=config.learning_rate, betas=(0.0, 0.999), fused=True
         )

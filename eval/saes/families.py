@@ -141,4 +141,6 @@ def _phrase(name: str, value: Any, usual: Any) -> str:
         return ""
     if name == "threshold_init":
         return "" if value == usual else f"{value} init"
+    if name == "frozen":
+        return "" if value == usual else f"frozen {value}"
     return f"{words} {exactly(value)}"

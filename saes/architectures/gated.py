@@ -36,7 +36,7 @@ class _GateFamily(Architecture):
     """What both members share: theta (`threshold`), r (`log_gain`) and b (`bias`), the positive side first; one row serves both
     where they are tied, or where there is no negative side."""
 
-    learner_settings = ("auxiliary_loss", "threshold_init", "dead_reset", "target_l0")
+    learner_settings = ("auxiliary_loss", "threshold_init", "frozen", "dead_reset", "target_l0")
     has_sign_constraint: ClassVar[bool]
     """Whether theta >= 0."""
 

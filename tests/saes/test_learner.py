@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -52,6 +54,25 @@ def test_training_reconstructs_held_out_rows(variant):
         explained = 1 - (x - sae.decode(latents)).pow(2).sum() / (x - x.mean(dim=0)).pow(2).sum()
     assert explained > 0.7
     assert (latents != 0).float().sum(dim=1).mean() < 14
+
+
+@pytest.mark.parametrize("variant", VARIANTS[:2])
+@pytest.mark.parametrize(
+    ("frozen", "still"), [("decoder", ["W_dec"]), ("encoder", ["W_enc"]), ("dictionary", ["W_dec", "W_enc"])]
+)
+def test_what_is_frozen_stays_and_the_rest_learns(variant, frozen, still):
+    one = learner(variant, frozen=frozen, dead_window=1000)
+    before = {name: value.clone() for name, value in one.sae.state_dict().items()}
+    train(one, 30)
+    resumed = learner(variant, frozen=frozen, dead_window=1000)
+    resumed.load_state_dict(copy.deepcopy(one.state_dict()))
+    metrics = train(one, 30, first=30)
+    assert train(resumed, 30, first=30) == metrics
+    moved = {name: float((value - before[name]).abs().max()) for name, value in one.sae.state_dict().items()}
+    assert all(moved[name] < 1e-6 for name in still)
+    assert all(change > 1e-3 for name, change in moved.items() if name not in still)
+    first = learner(variant, frozen=frozen, dead_window=1000).step(sparse_signed_data(512, seed=99))
+    assert metrics["reconstruction"] < 0.9 * first["reconstruction"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS[:2])
