@@ -49,7 +49,7 @@ def at_64(a: Sweep, b: Sweep) -> Interval | str:
     return compared(of_a, of_b, lambda i, j: at_a[i] - at_b[j])[1][0]
 
 
-@pytest.mark.parametrize(("n_documents", "seed_noise"), [(40, 0.004), (200, 0.001), (200, 0.01)])
+@pytest.mark.parametrize(("n_documents", "seed_noise"), [(40, 0.004), (200, 0.01)])
 def test_95_percent_intervals_hold_the_truth_in_95_percent_of_studies(monkeypatch, n_documents, seed_noise):
     monkeypatch.setattr(drawing, "N_RESAMPLED", 300)
     drawing._weights.cache_clear()

@@ -1,0 +1,1 @@
+"""What SAEs recover of planted dictionaries."""

@@ -1,0 +1,1 @@
+"""Planted dictionaries: rows whose directions and sparse codes are known."""
