@@ -25,6 +25,8 @@ class Curves(NamedTuple):
 
     def at(self, log_l0: Array) -> Array:
         """Values ``[n_curves, n]`` of every curve at its row of ``log_l0 [n_curves, n]``; NaN outside its range."""
+        if not self.log_l0.shape[1]:
+            return np.full_like(log_l0, np.nan)
         last = np.isfinite(self.log_l0).sum(axis=1, keepdims=True) - 1
         right = (self.log_l0[:, None, :] < log_l0[:, :, None]).sum(axis=2)
         left = np.clip(right - 1, 0, None)

@@ -29,7 +29,7 @@ def census(
         curves: list[Curve] = []
         said: list[str] = []
         for family in [family for family in found if family.hook_name == hook_name][:_MOST_SHOWN]:
-            members = family.nearest(_AT_L0)
+            members = family.nearest(_AT_L0).query("l0 > 0")
             if not len(members):
                 continue
             l0 = _mean(members["l0"])
