@@ -22,7 +22,7 @@ from hookpoints.corpus import EmbeddedCorpus, documents
 from hookpoints.models import LanguageModel, load_model
 from hookpoints.sites import HookpointConfig, resolve_hookpoint
 from hookpoints.splice import Splicer
-from hookpoints.text import Notes
+from hookpoints.text import Notes, tokenised
 from saes.architectures.gated import SignAwareGated, calibrate
 from saes.sae import SAE
 
@@ -32,8 +32,8 @@ CONTEXT_LENGTH = 256
 def contexts_of(language_model: LanguageModel, n_tokens: int) -> Contexts:
     """One piece of a document each."""
     rows: list[list[int]] = []
-    for text in documents(EmbeddedCorpus(embedded="python-docs"), language_model.tokenizer, Notes()):
-        ids = language_model.tokenizer(text)["input_ids"] if isinstance(text, str) else list(text)
+    notes, tokenizer = Notes(), language_model.tokenizer
+    for _, ids in tokenised(documents(EmbeddedCorpus(embedded="python-docs"), tokenizer, notes), tokenizer, notes):
         rows += [ids[start : start + CONTEXT_LENGTH] for start in range(0, len(ids) - CONTEXT_LENGTH, CONTEXT_LENGTH)]
         if len(rows) * CONTEXT_LENGTH >= n_tokens:
             break
@@ -44,14 +44,12 @@ def contexts_of(language_model: LanguageModel, n_tokens: int) -> Contexts:
 
 def bare_forward(language_model: LanguageModel, contexts: Contexts, batch_contexts: int) -> float:
     """Seconds of the model's logits on all of them."""
+    model = language_model.model
     started = time.perf_counter()
     with torch.inference_mode():
         for batch in packed_batches(contexts, batch_contexts):
-            float(
-                language_model.model(input_ids=batch.input_ids.to(language_model.model.device), use_cache=False).logits[
-                    0, 0, 0
-                ]
-            )
+            logits = model(input_ids=batch.input_ids.to(model.device), use_cache=False).logits
+            float(logits[0, 0, 0])  # waits for an accelerator
     return time.perf_counter() - started
 
 

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-RECOVERED_COSINE = 0.9
+_RECOVERED_COSINE = 0.9
 _SPENT_COSINE = 0.7
 
 
@@ -28,17 +29,15 @@ def recovery(W_dec: Tensor, fires: tuple[Tensor, Tensor], axes: Tensor, n_pairs:
 
     ``fires``: rows on which each latent is positive, and negative, ``[d_sae]`` each; a pole lives from ``min_fires`` on.
     """
-    cosine = (
-        torch.nn.functional.normalize(axes.double(), dim=1) @ torch.nn.functional.normalize(W_dec.double(), dim=1).T
-    )
+    cosine = normalize(axes.double(), dim=1) @ normalize(W_dec.double(), dim=1).T
     positive, negative = (count >= min_fires for count in fires)
     along, latent_along = _best(cosine, positive, negative)
     against, latent_against = _best(-cosine[:n_pairs], positive, negative)
     found = torch.cat([along, against])
-    mean, share = float(found.mean()), float((found >= RECOVERED_COSINE).double().mean())
+    mean, share = float(found.mean()), float((found >= _RECOVERED_COSINE).double().mean())
     if n_pairs == 0:
         return Recovery(mean, share, float("nan"), float("nan"))
-    both = torch.minimum(along[:n_pairs], against) >= RECOVERED_COSINE
+    both = torch.minimum(along[:n_pairs], against) >= _RECOVERED_COSINE
     by_one = both & (latent_along[:n_pairs] == latent_against)
     nearest = cosine.abs().max(dim=0)
     spent = (positive | negative) & (nearest.values >= _SPENT_COSINE) & (nearest.indices < n_pairs)

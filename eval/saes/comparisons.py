@@ -20,7 +20,6 @@ MATCHED = "matched.csv"
 MATCHED_L0 = (16.0, 32.0, 64.0, 128.0)
 _MOST_ROWS = 600
 """Of the page's table; all are in matched.csv."""
-QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 
 
 class Matched(NamedTuple):
@@ -78,7 +77,7 @@ class _Known:
     def draws(self) -> dict[Quantity, Draws]:
         """Of what was measured."""
         found: dict[Quantity, Draws] = {}
-        for quantity in QUANTITIES:
+        for quantity in get_args(Quantity):
             one = draws(self.sweep, quantity)
             if one is not None:
                 found[quantity] = one

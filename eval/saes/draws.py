@@ -39,7 +39,7 @@ class Curves(NamedTuple):
             inside = (log_l0 >= self.log_l0[:, :1]) & (right <= last)
             return np.where(inside, y0 + share * (y1 - y0), np.nan)
 
-    def only(self, chosen: "NDArray[np.int64] | slice") -> "Curves":
+    def only(self, chosen: NDArray[np.int64] | slice) -> "Curves":
         """Some of them, in that order."""
         return Curves(self.log_l0[chosen], self.value[chosen])
 

@@ -42,7 +42,7 @@ class _Part(NamedTuple):
 
     variance: Array
     degrees_of_freedom: float
-    lost: Array
+    lost: NDArray[np.bool_]
     """Where too many of its draws have no value."""
 
 
@@ -51,12 +51,11 @@ def compared(a: Draws, b: Draws, statistic: Statistic) -> tuple[Array, list[Inte
 
     Sweeps with the same seeds are compared seed by seed, since those share data and order; documents are the same for both.
     """
-    is_paired = a.seeds == b.seeds
     estimate = np.atleast_1d(statistic(slice(0, 1), slice(0, 1))[0])
     reason = _too_little(a, b)
     if reason:
         return estimate, [reason] * len(estimate)
-    parts = [_jackknife(_two_axes(statistic(*pair))) for pair in _without_seeds(a, b, is_paired)]
+    parts = [_jackknife(_two_axes(statistic(*pair))) for pair in _without_seeds(a, b)]
     n_groups = min(a.n_groups, b.n_groups)
     if n_groups:
         resampled = statistic(slice(1 + a.n_seeds, None), slice(1 + b.n_seeds, None))
@@ -76,9 +75,11 @@ def _too_little(a: Draws, b: Draws) -> str:
     return ""
 
 
-def _without_seeds(a: Draws, b: Draws, is_paired: bool) -> list[tuple[Index, Index]]:
+def _without_seeds(a: Draws, b: Draws) -> list[tuple[Index, Index]]:
     of_a, of_b = slice(1, 1 + a.n_seeds), slice(1, 1 + b.n_seeds)
-    return [(of_a, of_b)] if is_paired else [(of_a, np.zeros(a.n_seeds, int)), (np.zeros(b.n_seeds, int), of_b)]
+    return (
+        [(of_a, of_b)] if a.seeds == b.seeds else [(of_a, np.zeros(a.n_seeds, int)), (np.zeros(b.n_seeds, int), of_b)]
+    )
 
 
 def _two_axes(values: Array) -> Array:
@@ -89,7 +90,7 @@ def _jackknife(without: Array) -> _Part:
     """``[n_seeds, m]``: the statistic without each seed."""
     n = len(without)
     variance = (n - 1) / n * ((without - without.mean(axis=0)) ** 2).sum(axis=0)
-    return _Part(variance, n - 1, np.isnan(without).mean(axis=0) > 0)
+    return _Part(variance, n - 1, np.isnan(variance))
 
 
 def _bootstrap(resampled: Array, n_groups: int) -> _Part:

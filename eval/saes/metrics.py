@@ -107,9 +107,8 @@ class DocumentCount:
 
     def update(self, batch: Batch) -> None:
         """Add rows."""
-        rows = batch.kept
+        rows, spread = batch.kept, batch.spread
         fires = torch.bincount(batch.firings.row, minlength=len(rows.x))
-        spread = batch.spread
         per_row = (
             torch.ones(len(rows.x), dtype=torch.float64),
             fires.double(),
@@ -185,5 +184,6 @@ def evaluate(sae: SAE, dataset: ActivationDataset, hook_name: str, *, min_fires:
         batch = Batch(Rows(piece.x, encoded, sae.decode(encoded)), piece.is_outlier, piece.document, spread)
         for counted in (*metrics, documents, latents):
             counted.update(batch)
-    columns = {**values(metrics), **row_columns(documents.sums), **latent_columns(latents.sums, min_fires)}
-    return Measured(columns, documents.sums, latents.sums)
+    by_document, by_latent = documents.sums, latents.sums
+    columns = {**values(metrics), **row_columns(by_document), **latent_columns(by_latent, min_fires)}
+    return Measured(columns, by_document, by_latent)

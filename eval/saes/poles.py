@@ -4,14 +4,11 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eval.page.charts import Chart, Curve
 from eval.page.sections import Verdict
 from eval.saes.census import LatentSums, Ranking, ranking
 from eval.saes.families import Family
-
-Array = NDArray[np.float64]
 
 _AT_L0 = 64.0
 _FIRST_STRETCH = 8

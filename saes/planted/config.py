@@ -41,7 +41,8 @@ class PlantedConfig:
     def probabilities(self) -> list[float]:
         """P(active) of every feature, by rank."""
         falling = [(rank + 1) ** -self.frequency_exponent for rank in range(self.n_features)]
-        return [self.mean_active * one / sum(falling) for one in falling]
+        total = sum(falling)
+        return [self.mean_active * one / total for one in falling]
 
     def __post_init__(self) -> None:
         rules = {

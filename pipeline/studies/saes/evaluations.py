@@ -82,13 +82,7 @@ class Evaluations:
         return self._run.folder("saes", sae_id)
 
     def _product(self, spec: SAESpec) -> Product:
-        needs = {
-            "sae": self._saes[spec.sae_id].fingerprint,
-            "rows": row_needs(self._dataset.view),
-            "min_fires": self._study.eval.min_fires,
-            "columns": SCHEMA_VERSION,
-        }
-        return Product(spec.sae_id, needs, [self._folder(spec.sae_id) / EVALUATION], is_redone=redone)
+        return self._measured(spec, spec.sae_id, EVALUATION, min_fires=self._study.eval.min_fires)
 
     def _measure(self, spec: SAESpec, missing: Sequence[Product], _: Tick) -> None:
         folder = self._folder(spec.sae_id)
@@ -97,13 +91,17 @@ class Evaluations:
         write_measured(folder, measured, missing[0].signature)
 
     def _loss_product(self, spec: SAESpec) -> Product:
+        return self._measured(spec, f"{spec.sae_id} loss", LOSS, loss_tokens=self._study.eval.loss_tokens)
+
+    def _measured(self, spec: SAESpec, name: str, file: str, **settings: int | None) -> Product:
+        """A file of an SAE's folder: a function of the SAE, the rows, and how it is measured."""
         needs = {
             "sae": self._saes[spec.sae_id].fingerprint,
             "rows": row_needs(self._dataset.view),
-            "loss_tokens": self._study.eval.loss_tokens,
+            **settings,
             "columns": SCHEMA_VERSION,
         }
-        return Product(f"{spec.sae_id} loss", needs, [self._folder(spec.sae_id) / LOSS], is_redone=redone)
+        return Product(name, needs, [self._folder(spec.sae_id) / file], is_redone=redone)
 
     def _splice(self, hook_name: str, missing: Sequence[Product], tick: Tick) -> None:
         """The losses of the SAEs of one hookpoint, in one pass over the text."""
