@@ -50,8 +50,11 @@ def _matched_sentence(row: dict[str, Any], name: str, words: str) -> str:
     if name == "dead_fraction" and not (at_a or at_b):
         return "At matched L0 = 64, the dead fraction is zero for both."
     low, high, note = (row[f"{name}_at_64_{part}"] for part in ("low", "high", "note"))
-    sure = f"no interval: {note}" if low is None else f"95 % interval from {low:+.4f} to {high:+.4f}"
-    return f"At matched L0 = 64, {words} is {at_a:.4f} against {at_b:.4f} ({at_a - at_b:+.4f}; {sure})."
+    if low is not None:
+        sure = f"; 95 % interval from {low:+.4f} to {high:+.4f}"
+    else:  # a reason that holds for the smallest gap too was given there
+        sure = "" if note == row["gap_minimum_note"] else f"; no interval: {note}"
+    return f"At matched L0 = 64, {words} is {at_a:.4f} against {at_b:.4f} ({at_a - at_b:+.4f}{sure})."
 
 
 def concentration(table: pd.DataFrame) -> dict[str, list[str]]:
